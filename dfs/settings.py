@@ -1,0 +1,373 @@
+"""Settings: a closed, typed list per role, read once at start.
+
+This module is the only reader of the environment. A setting comes from the environment, else from
+the `--config` file (KEY=value lines), else its default. A `DFS_*` name that no role knows is an
+error (a typo is not a default); another role's name is ignored. Every error names the variable,
+its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from dfs.errors import SettingsError
+from dfs.model import is_node_id
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+_SIZES = {
+    "": 1, "B": 1, "K": KIB, "KIB": KIB, "M": MIB, "MIB": MIB, "G": GIB, "GIB": GIB, "T": TIB, "TIB": TIB,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+}  # fmt: skip
+_TIMES = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+Parser = Callable[[str], Any]
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `4096`, `4KiB`, `1.5GiB`, `96 MiB`; raises ValueError."""
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,6})?)\s*([A-Za-z]*)", text.strip())
+    if not match or match[2].upper() not in _SIZES:
+        raise ValueError("a size such as 4096, 64KiB, 4MiB or 1.5GiB")
+    value = float(match[1]) if "." in match[1] else int(match[1])
+    return int(value * _SIZES[match[2].upper()])
+
+
+def parse_time(text: str) -> float:
+    """Seconds from `30`, `500ms`, `15m`, `24h`, `7d`; raises ValueError."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)", text.strip())
+    if not match or match[2] not in _TIMES:
+        raise ValueError("a time such as 30, 500ms, 15m, 24h or 7d")
+    return float(match[1]) * _TIMES[match[2]]
+
+
+def _integer(low: int, high: int) -> Parser:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", text.strip()) or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _size(low: int, high: int) -> Parser:
+    def parse(text: str) -> int:
+        value = parse_size(text)
+        if not low <= value <= high:
+            raise ValueError(f"a size from {low} to {high} bytes")
+        return value
+
+    return parse
+
+
+def _time(low: float, high: float) -> Parser:
+    def parse(text: str) -> float:
+        value = parse_time(text)
+        if not low <= value <= high:
+            raise ValueError(f"a time from {low:g} to {high:g} seconds")
+        return value
+
+    return parse
+
+
+def _choice(*allowed: str) -> Parser:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError("one of " + ", ".join(allowed))
+        return text
+
+    return parse
+
+
+def _text(pattern: str, meaning: str) -> Parser:
+    compiled = re.compile(pattern)
+
+    def parse(text: str) -> str:
+        if not compiled.fullmatch(text):
+            raise ValueError(meaning)
+        return text
+
+    return parse
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError("an IP address such as 127.0.0.1 or 0.0.0.0") from None
+
+
+def _node_id(text: str) -> str:
+    if not is_node_id(text):
+        raise ValueError("1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit")
+    return text
+
+
+def parse_public_url(text: str) -> str:
+    """An http or https URL without path, query or user; raises ValueError."""
+    parts = urlsplit(text)
+    try:
+        port_is_good = parts.port is None or 0 < parts.port < 65536
+    except ValueError:
+        port_is_good = False
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not port_is_good
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+        or "@" in parts.netloc
+        or not re.fullmatch(r"[\x21-\x7e]+", text)
+    ):
+        raise ValueError("a URL such as http://files.example.org:8080, without a path")
+    return text.rstrip("/")
+
+
+def _metadata_url(text: str) -> str:
+    if text in ("dynamodb:", "dynamodb://"):
+        return "dynamodb://"
+    if text.startswith("sqlite:///") and len(text) > len("sqlite:///"):
+        return text
+    raise ValueError("dynamodb:// or sqlite:///PATH (a fourth slash makes PATH absolute)")
+
+
+def setting(env: str, parse: Parser, default: Any, help: str) -> Any:
+    """A dataclass field for the environment variable `env`. `default` None means 'not set'."""
+    return dataclasses.field(default=default, metadata={"env": env, "parse": parse, "help": help})
+
+
+_TABLE = _text(r"[A-Za-z0-9_.-]{3,255}", "a DynamoDB table name: 3 to 255 of A-Z a-z 0-9 _ . -")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonSettings:
+    """Settings of every server and of the admin commands."""
+
+    role: ClassVar[str] = "admin"
+
+    aws_region: str = setting(
+        "AWS_REGION", _text(r"[a-z0-9-]{1,40}", "an AWS region such as us-east-1"), "us-east-1", "AWS region"
+    )
+    chunk_metadata_table: str = setting(
+        "CHUNK_METADATA_TABLE", _TABLE, "dfs-chunk-metadata", "DynamoDB table of file records and replica rows"
+    )
+    node_registry_table: str = setting(
+        "NODE_REGISTRY_TABLE", _TABLE, "dfs-node-registry", "DynamoDB table of nodes, leases and the cluster's identity"
+    )
+    paths_table: str = setting("DFS_PATHS_TABLE", _TABLE, "dfs-paths", "DynamoDB table of path heads")
+    metadata_url: str = setting(
+        "DFS_METADATA_URL", _metadata_url, "dynamodb://", "where metadata lives: dynamodb:// or sqlite:///PATH"
+    )
+    log_format: str = setting("DFS_LOG_FORMAT", _choice("text", "json"), "text", "log lines as text or JSON")
+    log_level: str = setting(
+        "DFS_LOG_LEVEL", _choice("debug", "info", "warning", "error"), "info", "least severe level that is logged"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings(CommonSettings):
+    """Settings of both kinds of server."""
+
+    heartbeat_interval: float = setting(
+        "NODE_HEARTBEAT_INTERVAL", _time(0.1, 3600), 30.0, "time between a node's heartbeats"
+    )
+    heartbeat_timeout: float = setting(
+        "NODE_HEARTBEAT_TIMEOUT", _time(0.3, 86400), 60.0, "a node without a new heartbeat for this long is dead"
+    )
+    max_chunk_size: int = setting("DFS_MAX_CHUNK_SIZE", _size(1, 64 * MIB), 16 * MIB, "largest chunk taken")
+    buffer_bytes: int = setting(
+        "DFS_BUFFER_BYTES", _size(MIB, 64 * GIB), 96 * MIB, "memory for chunks on their way through; uploads wait for it"
+    )
+    max_connections: int = setting(
+        "DFS_MAX_CONNECTIONS", _integer(1, 1_000_000), 8192, "connections held; above it the server stops accepting"
+    )
+    max_workers: int = setting("DFS_MAX_WORKERS", _integer(2, 1024), 256, "requests handled at once")
+    drain_timeout: float = setting(
+        "DFS_DRAIN_TIMEOUT", _time(0, 3600), 10.0, "on SIGTERM, time that running requests get to finish"
+    )
+
+    def check(self) -> None:
+        """Raise SettingsError when settings contradict each other."""
+        if self.heartbeat_timeout < 2 * self.heartbeat_interval:
+            raise SettingsError(
+                f"NODE_HEARTBEAT_TIMEOUT={self.heartbeat_timeout:g} must be at least twice "
+                f"NODE_HEARTBEAT_INTERVAL={self.heartbeat_interval:g}, so that one late heartbeat kills no node"
+            )
+        if self.buffer_bytes < 2 * self.max_chunk_size:
+            raise SettingsError(
+                f"DFS_BUFFER_BYTES={self.buffer_bytes} must hold at least two chunks of "
+                f"DFS_MAX_CHUNK_SIZE={self.max_chunk_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiSettings(ServerSettings):
+    """Settings of an API server."""
+
+    role: ClassVar[str] = "api"
+
+    replication_factor: int = setting("REPLICATION_FACTOR", _integer(1, 16), 2, "replicas of every chunk")
+    replication_strategy: str = setting(
+        "REPLICATION_STRATEGY",
+        _choice("sync", "quorum", "async"),
+        "sync",
+        "a write is acknowledged when all (sync), a majority (quorum) or one (async) of its replicas are durable",
+    )
+    replication_timeout: float = setting(
+        "REPLICATION_TIMEOUT", _time(0.3, 3600), 30.0, "time for one chunk to reach its nodes, substitutions included"
+    )
+    node_timeout: float = setting(
+        "DFS_NODE_TIMEOUT", _time(0.1, 600), 5.0, "a node without progress for this long is replaced by the next"
+    )
+    api_bind: str = setting("DFS_API_BIND", _address, "127.0.0.1", "address the API listens on")
+    api_port: int = setting("DFS_API_PORT", _integer(0, 65535), 8080, "port the API listens on; 0: any free one")
+    public_url: str | None = setting(
+        "DFS_PUBLIC_URL", parse_public_url, None, "URL base given to clients; else the request's Host"
+    )
+    chunk_size: int = setting("DFS_CHUNK_SIZE", _size(1, 64 * MIB), 4 * MIB, "chunk size of files that name none")
+    max_chunks_per_file: int = setting(
+        "DFS_MAX_CHUNKS_PER_FILE", _integer(1, 10_000_000), 131072, "most chunks of one file"
+    )
+    upload_ttl: float = setting(
+        "DFS_UPLOAD_TTL", _time(1, 365 * 86400), 86400.0, "an upload untouched for this long is abandoned and removed"
+    )
+    delete_grace: float = setting(
+        "DFS_DELETE_GRACE", _time(0, 86400), 900.0, "time between marking a file as deleting and erasing its bytes"
+    )
+    erase_interval: float = setting("DFS_ERASE_INTERVAL", _time(0.05, 86400), 60.0, "time between runs of the eraser")
+
+    def check(self) -> None:
+        super().check()
+        if self.node_timeout > self.replication_timeout / 3:
+            raise SettingsError(
+                f"DFS_NODE_TIMEOUT={self.node_timeout:g} must be at most a third of "
+                f"REPLICATION_TIMEOUT={self.replication_timeout:g}, so that two failed nodes can be replaced in time"
+            )
+        if self.chunk_size > self.max_chunk_size:
+            raise SettingsError(
+                f"DFS_CHUNK_SIZE={self.chunk_size} must be at most DFS_MAX_CHUNK_SIZE={self.max_chunk_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSettings(ServerSettings):
+    """Settings of a storage node."""
+
+    role: ClassVar[str] = "node"
+
+    node_id: str | None = setting(
+        "NODE_ID", _node_id, None, "name of the node; else node.json, else the EC2 instance id, else node-HOSTNAME"
+    )
+    node_port: int | None = setting(
+        "NODE_PORT", _integer(0, 65535), None, "port; else the first free of 8081-8090, then 8080; 0: any free one"
+    )
+    node_private_ip: str | None = setting(
+        "NODE_PRIVATE_IP", _address, None, "address registered for others; else from EC2 metadata, else 127.0.0.1"
+    )
+    zone: str | None = setting(
+        "DFS_ZONE", _text(r"[A-Za-z0-9._-]{1,64}", "a zone name such as us-east-1a"), None, "availability zone"
+    )
+    node_bind: str | None = setting("DFS_NODE_BIND", _address, None, "address listened on; else the registered one")
+    data_dir: Path | None = setting("DFS_DATA_DIR", Path, None, "data directory; else ./dfs-data/NODE_ID")
+    volume_size: int = setting("DFS_VOLUME_SIZE", _size(64 * KIB, 4 * GIB), 256 * MIB, "size at which a volume file is full")
+
+    def check(self) -> None:
+        super().check()
+        if self.volume_size < 2 * self.max_chunk_size:
+            raise SettingsError(
+                f"DFS_VOLUME_SIZE={self.volume_size} must be at least twice DFS_MAX_CHUNK_SIZE={self.max_chunk_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings:
+    """Settings of the client."""
+
+    role: ClassVar[str] = "client"
+
+    api: str = setting("DFS_API", str, "http://localhost:8080", "URL of the API server; several, comma-separated, are tried in turn")
+
+
+ROLES: tuple[type[Any], ...] = (CommonSettings, ApiSettings, NodeSettings, ClientSettings)
+
+S = TypeVar("S")
+
+
+def _known() -> set[str]:
+    return {field.metadata["env"] for role in ROLES for field in dataclasses.fields(role)}
+
+
+def read_config(path: Path) -> dict[str, str]:
+    """KEY=value lines of a `--config` file; blank lines and lines beginning with # are skipped."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config {path}: cannot be read: {error}") from None
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        name, equals, value = stripped.partition("=")
+        if not equals or not re.fullmatch(r"[A-Z][A-Z0-9_]*", name.strip()):
+            raise SettingsError(f"--config {path}, line {number}: expected KEY=value")
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        values[name.strip()] = value
+    unknown = sorted(set(values) - _known())
+    if unknown:
+        raise SettingsError(f"--config {path}: {unknown[0]} is not a setting of any role")
+    return values
+
+
+def load(
+    role: type[S], *, config: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any
+) -> S:
+    """The settings of `role`; `given` (field=value, from the command line) beats everything.
+
+    Empty values count as not set. Raises SettingsError.
+    """
+    environ = os.environ if environ is None else environ
+    known = _known()
+    for name in sorted(environ):
+        if name.startswith("DFS_") and name not in known:
+            raise SettingsError(f"{name} is not a setting of dfs (--show-settings lists them): misspelt?")
+    values = (read_config(config) if config else {}) | {k: v for k, v in environ.items() if k in known and v}
+    chosen: dict[str, Any] = {}
+    for field in dataclasses.fields(role):  # type: ignore[arg-type]
+        env, parse = field.metadata["env"], field.metadata["parse"]
+        if field.name in given and given[field.name] is not None:
+            chosen[field.name] = given[field.name]
+        elif values.get(env):
+            try:
+                chosen[field.name] = parse(values[env])
+            except ValueError as error:
+                raise SettingsError(f"{env}={values[env]!r} is not allowed: it must be {error}") from None
+    settings = role(**chosen)
+    check = getattr(settings, "check", None)
+    if check is not None:
+        check()
+    return settings
+
+
+def show(settings: object) -> str:
+    """The effective values, one `NAME=value  # meaning` line each (`--show-settings`)."""
+    lines = []
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        lines.append(f"{field.metadata['env']}={text}  # {field.metadata['help']}")
+    return "\n".join(lines)
