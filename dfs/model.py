@@ -58,7 +58,10 @@ class FileRecord:
 
     `sha256` of the whole content is None when the chunks came in separately (seed protocol, more
     than one chunk). `version` is 0 until the file is committed. `touched_at` is the last sign of
-    life of an upload; for the other states the time of the last state change.
+    life of an upload; for the other states the time of the last state change. `origin` is
+    "bucket/path" as the upload named it (a move changes `path`, never `origin`), by which a repeat
+    of the upload is told from another use of its id; `modified` is the time of the commit. Both
+    are filled in by `dfs.metadata.operations`.
     """
 
     file_id: str
@@ -74,6 +77,8 @@ class FileRecord:
     version: int
     created_at: int
     touched_at: int
+    origin: str = ""
+    modified: int = 0
 
 
 @dataclass(frozen=True, slots=True)

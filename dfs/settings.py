@@ -12,7 +12,7 @@ import dataclasses
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -37,7 +37,7 @@ Parser = Callable[[str], Any]
 
 def parse_size(text: str) -> int:
     """Bytes from `4096`, `4KiB`, `1.5GiB`, `96 MiB`; raises ValueError."""
-    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,6})?)\s*([A-Za-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)", text.strip())
     if not match or match[2].upper() not in _SIZES:
         raise ValueError("a size such as 4096, 64KiB, 4MiB or 1.5GiB")
     value = float(match[1]) if "." in match[1] else int(match[1])
@@ -46,7 +46,7 @@ def parse_size(text: str) -> int:
 
 def parse_time(text: str) -> float:
     """Seconds from `30`, `500ms`, `15m`, `24h`, `7d`; raises ValueError."""
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([a-z]*)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([a-z]*)", text.strip())
     if not match or match[2] not in _TIMES:
         raise ValueError("a time such as 30, 500ms, 15m, 24h or 7d")
     return float(match[1]) * _TIMES[match[2]]
@@ -54,7 +54,7 @@ def parse_time(text: str) -> float:
 
 def _integer(low: int, high: int) -> Parser:
     def parse(text: str) -> int:
-        if not re.fullmatch(r"\d{1,18}", text.strip()) or not low <= int(text) <= high:
+        if not re.fullmatch(r"[0-9]{1,18}", text.strip()) or not low <= int(text) <= high:
             raise ValueError(f"a whole number from {low} to {high}")
         return int(text)
 
@@ -108,6 +108,12 @@ def _address(text: str) -> str:
         raise ValueError("an IP address such as 127.0.0.1 or 0.0.0.0") from None
 
 
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("a path without NUL characters")
+    return Path(text)
+
+
 def _node_id(text: str) -> str:
     if not is_node_id(text):
         raise ValueError("1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit")
@@ -116,11 +122,11 @@ def _node_id(text: str) -> str:
 
 def parse_public_url(text: str) -> str:
     """An http or https URL without path, query or user; raises ValueError."""
-    parts = urlsplit(text)
     try:
+        parts = urlsplit(text)
         port_is_good = parts.port is None or 0 < parts.port < 65536
     except ValueError:
-        port_is_good = False
+        parts, port_is_good = urlsplit(""), False
     if (
         parts.scheme not in ("http", "https")
         or not parts.hostname
@@ -133,6 +139,18 @@ def parse_public_url(text: str) -> str:
     ):
         raise ValueError("a URL such as http://files.example.org:8080, without a path")
     return text.rstrip("/")
+
+
+def _plain_http_url(text: str) -> str:
+    url = parse_public_url(text)
+    if not url.startswith("http://"):
+        raise ValueError("a URL such as http://169.254.169.254, without a path")
+    return url
+
+
+def _is_true(text: str) -> bool:
+    """As botocore reads its own switches: `true` in any case is true, all else is false."""
+    return text.strip().lower() == "true"
 
 
 def _metadata_url(text: str) -> str:
@@ -280,8 +298,17 @@ class NodeSettings(ServerSettings):
         "DFS_ZONE", _text(r"[A-Za-z0-9._-]{1,64}", "a zone name such as us-east-1a"), None, "availability zone"
     )
     node_bind: str | None = setting("DFS_NODE_BIND", _address, None, "address listened on; else the registered one")
-    data_dir: Path | None = setting("DFS_DATA_DIR", Path, None, "data directory; else ./dfs-data/NODE_ID")
+    data_dir: Path | None = setting("DFS_DATA_DIR", _path, None, "data directory; else ./dfs-data/NODE_ID")
     volume_size: int = setting("DFS_VOLUME_SIZE", _size(64 * KIB, 4 * GIB), 256 * MIB, "size at which a volume file is full")
+    imds_disabled: bool = setting(
+        "AWS_EC2_METADATA_DISABLED", _is_true, False, "true: never ask the EC2 metadata service"
+    )
+    imds_endpoint: str = setting(
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+        _plain_http_url,
+        "http://169.254.169.254",
+        "where the EC2 metadata service answers",
+    )
 
     def check(self) -> None:
         super().check()
@@ -298,6 +325,10 @@ class ClientSettings:
     role: ClassVar[str] = "client"
 
     api: str = setting("DFS_API", str, "http://localhost:8080", "URL of the API server; several, comma-separated, are tried in turn")
+    state_home: Path | None = setting(
+        "XDG_STATE_HOME", Path, None, "where `put --resume` remembers uploads; else HOME/.local/state"
+    )
+    home: Path | None = setting("HOME", Path, None, "the user's home directory")
 
 
 ROLES: tuple[type[Any], ...] = (CommonSettings, ApiSettings, NodeSettings, ClientSettings)
@@ -363,6 +394,18 @@ def load(
     return settings
 
 
+def child_environment(
+    overrides: Mapping[str, str], *, defaults: Mapping[str, str], config: Path | None = None
+) -> dict[str, str]:
+    """The environment for a child process: this one's, with `overrides`, and with those of
+    `defaults` that neither this environment nor the `config` file sets."""
+    present = {name for name, value in os.environ.items() if value}
+    if config is not None:
+        present |= set(read_config(config))
+    chosen = {name: value for name, value in defaults.items() if name not in present}
+    return dict(os.environ) | chosen | dict(overrides)
+
+
 def show(settings: object) -> str:
     """The effective values, one `NAME=value  # meaning` line each (`--show-settings`)."""
     lines = []
@@ -371,3 +414,19 @@ def show(settings: object) -> str:
         text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
         lines.append(f"{field.metadata['env']}={text}  # {field.metadata['help']}")
     return "\n".join(lines)
+
+
+def take_listen_fds(environ: MutableMapping[str, str] | None = None, pid: int | None = None) -> int:
+    """How many listening sockets systemd passed to this very process (from descriptor 3 on).
+
+    Forgets the variables, so that no child takes the sockets for its own. 0 when there are none or
+    they are meant for another process. Raises SettingsError when LISTEN_FDS is not a number.
+    """
+    environ = os.environ if environ is None else environ
+    names = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+    meant_for, count, _ = (environ.pop(name, "") for name in names)
+    if meant_for != str(os.getpid() if pid is None else pid) or not count:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,4}", count):
+        raise SettingsError(f"LISTEN_FDS={count!r} is not allowed: it must be a whole number")
+    return int(count)
