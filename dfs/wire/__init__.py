@@ -1,0 +1,1 @@
+"""HTTP plumbing without any dfs vocabulary: strict parsing, bodies, routing, server, client pool."""

@@ -1,0 +1,1 @@
+"""Stand-ins for what lies outside, made to fail on purpose."""
