@@ -1,0 +1,264 @@
+"""What this store holds: the index, and in front of it the records not yet written to the index.
+
+A record is entered here once it is durable, and is found from then on. The index is written later,
+many records at a time, and may fail for a while: the records then stay in memory, up to a limit above
+which writers wait.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from dfs.errors import Busy, Unavailable
+from dfs.store.claims import Claims
+from dfs.store.entry import Entry, Key
+from dfs.store.index import Index, IndexDamaged
+from dfs.store.index_change import VolumeRow
+from dfs.store.record import Kind
+
+_WAIT_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Recent:
+    """Durable records that the index does not have yet."""
+
+    keys: dict[Key, Entry] = field(default_factory=dict)
+    erased: set[bytes] = field(default_factory=set)
+    notes: set[bytes] = field(default_factory=set)
+    entries: list[Entry] = field(default_factory=list)
+    volumes: dict[int, VolumeRow] = field(default_factory=dict)
+    verified: list[tuple[Key, int, int]] = field(default_factory=list)
+    sequence: int = 0
+
+    def absorb(self, later: _Recent) -> None:
+        self.keys.update(later.keys)
+        self.erased |= later.erased
+        self.notes |= later.notes
+        self.entries += later.entries
+        for number, row in later.volumes.items():
+            self.advance(number, row)
+        self.verified += later.verified
+        self.sequence = max(self.sequence, later.sequence)
+
+    def advance(self, number: int, row: VolumeRow) -> None:
+        known = self.volumes.get(number)
+        sealed = row.sealed or (known is not None and known.sealed)
+        self.volumes[number] = VolumeRow(number, row.volume_id, row.upto, sealed, row.compacted)
+
+
+class Catalog:
+    """Lookups and the way of durable records into the index.
+
+    Lookups raise Unavailable when the index cannot be read. `on_failure` is told of every error of
+    the index.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        claims: Claims,
+        *,
+        limit: int,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self.index: Index | None = index
+        self._claims = claims
+        self._limit = limit
+        self._on_failure = on_failure
+        self.damage: Exception | None = None
+        """Why the index has to be rebuilt."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._flush_lock = threading.RLock()
+        self._pending = _Recent()
+        self._flushing = _Recent()
+        self.background = False
+        """Whether a thread flushes; without one, writers do it themselves."""
+
+    # --- lookups --------------------------------------------------------------------------------
+
+    def find(self, key: Key) -> tuple[bool, Entry | None]:
+        """Whether the file is erased, and the record (DATA or DROP) that stands for the chunk."""
+        with self._lock:
+            for recent in (self._pending, self._flushing):
+                if key[0] in recent.erased:
+                    return True, None
+            entry = self._pending.keys.get(key) or self._flushing.keys.get(key)
+            if entry is not None:
+                return False, entry
+        return self._ask(lambda index: index.lookup(key))
+
+    def is_erased(self, file_id: bytes) -> bool:
+        """Whether an ERASE of the file stands."""
+        with self._lock:
+            if file_id in self._pending.erased or file_id in self._flushing.erased:
+                return True
+        return self._ask(lambda index: index.is_erased(file_id))
+
+    def has_note(self, checksum: bytes) -> bool:
+        """Whether a note with these bytes is held."""
+        with self._lock:
+            if checksum in self._pending.notes or checksum in self._flushing.notes:
+                return True
+        return self._ask(lambda index: index.has_note(checksum))
+
+    def ask(self, question: Callable[[Index], T]) -> T:
+        """The answer of the index to `question`, with everything durable in it. Raises Unavailable."""
+        if not self.flush():
+            raise Unavailable("the index of this disk cannot be written at the moment")
+        return self._ask(question)
+
+    def _ask(self, question: Callable[[Index], T]) -> T:
+        index = self.index
+        if index is None:
+            raise Unavailable("the index of this disk is being rebuilt")
+        try:
+            return question(index)
+        except (sqlite3.Error, IndexDamaged) as error:
+            self._failed(error, index)
+            raise Unavailable("the index of this disk cannot be read at the moment") from error
+
+    def _failed(self, error: Exception, index: Index) -> None:
+        if self.index is not index:
+            return  # it was closed under the question: nothing is wrong
+        self._on_failure(error)
+        if not isinstance(
+            error, sqlite3.OperationalError | sqlite3.InterfaceError | sqlite3.ProgrammingError
+        ):
+            self.damage = error
+
+    def report_damage(self, error: Exception) -> None:
+        """A record is not what the index says of it: the index has to be rebuilt."""
+        self.damage = error
+
+    # --- the way in -----------------------------------------------------------------------------
+
+    def await_room(self) -> None:
+        """Return when the index is not too far behind for another record. Raises Busy.
+
+        Called before anything is written, so that no writer fails for the index's sake afterwards."""
+        if len(self._pending.entries) + len(self._flushing.entries) < self._limit:
+            return
+        if not self.background:
+            self.flush()
+        with self._lock:
+            if not self._changed.wait_for(self._has_room, _WAIT_SECONDS if self.background else 0):
+                raise Busy("the index of this disk is too far behind")
+
+    def _has_room(self) -> bool:
+        return len(self._pending.entries) + len(self._flushing.entries) < self._limit
+
+    def add(self, entries: Sequence[Entry], row: VolumeRow, sequence: int) -> None:
+        """Take records that have just become durable, in their order; `row` says how far their
+        volume now goes."""
+        with self._lock:
+            pending = self._pending
+            for entry in entries:
+                if entry.kind in (Kind.DATA, Kind.DROP):
+                    if not self._claims.is_void(entry.key):
+                        pending.keys[entry.key] = entry
+                elif entry.kind == Kind.ERASE:
+                    pending.erased.add(entry.file_id)
+                    self._claims.void_file(entry.file_id)
+                elif entry.kind == Kind.NOTE:
+                    pending.notes.add(entry.checksum)
+                else:
+                    continue
+                pending.entries.append(entry)
+            pending.advance(row.number, row)
+            pending.sequence = max(pending.sequence, sequence)
+            if self.background:
+                self._changed.notify_all()
+
+    def was_verified(self, entry: Entry, at: int) -> None:
+        """Remember that the chunk was read back whole at `at`; forgotten if the index is lost."""
+        with self._lock:
+            self._pending.verified.append((entry.key, entry.sequence, at))
+
+    @property
+    def behind(self) -> int:
+        """How many records the index does not have yet."""
+        return len(self._pending.entries) + len(self._flushing.entries)
+
+    def await_work(self, seconds: float, ended: Callable[[], bool]) -> None:
+        """Return when records wait to be indexed, after `seconds`, or woken when `ended`."""
+        with self._lock:
+            self._changed.wait_for(
+                lambda: bool(self._pending.volumes or self._pending.verified or ended()), seconds
+            )
+
+    def wake(self) -> None:
+        """End every wait."""
+        with self._lock:
+            self._changed.notify_all()
+
+    def flush(self) -> bool:
+        """Write everything durable so far to the index; whether that succeeded."""
+        with self._flush_lock:
+            index = self.index
+            if index is None:
+                return False
+            with self._lock:
+                self._flushing, self._pending = self._pending, _Recent()
+                work = self._flushing
+            done = False
+            try:
+                if work.volumes or work.verified:
+                    self._write(index, work)
+                done = True
+            except (sqlite3.Error, IndexDamaged) as error:
+                self._failed(error, index)
+            finally:
+                with self._lock:
+                    if not done:
+                        work.absorb(self._pending)
+                        self._pending = work
+                    self._flushing = _Recent()
+                    self._changed.notify_all()
+            return done
+
+    def _write(self, index: Index, work: _Recent) -> None:
+        index.apply(work.entries, work.volumes.values(), sequence=work.sequence, verified=work.verified)
+
+    def change(
+        self,
+        entries: Iterable[Entry],
+        row: VolumeRow | None,
+        *,
+        remove: Sequence[int],
+        forget: Iterable[Entry],
+        sequence: int,
+    ) -> None:
+        """The commit of a compaction: durable when this returns. Raises sqlite3.Error or Unavailable."""
+        with self._flush_lock:
+            if self.index is None:
+                raise Unavailable("the index of this disk is being rebuilt")
+            self.index.apply(
+                entries, [row] if row else (), sequence=sequence, remove=remove, forget=forget, synced=True
+            )
+
+    def replace_index(self, make: Callable[[], Index]) -> None:
+        """Close the index and go on with the one that `make` builds; lookups are refused meanwhile.
+
+        What `make` raises leaves the catalog without an index; calling again may mend that."""
+        with self._flush_lock:
+            old, self.index = self.index, None
+            if old is not None:
+                old.close()
+            self.index = make()
+            self.damage = None
+
+    def close(self) -> None:
+        """Flush and close the index."""
+        self.flush()
+        with self._flush_lock:
+            index, self.index = self.index, None
+            if index is not None:
+                index.close()

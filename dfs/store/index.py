@@ -1,0 +1,300 @@
+"""The index: which record of which volume file stands for a chunk, an erased file, a note.
+
+Derived from the volume files and disposable. A transaction takes the entries of records that are
+durable, together with how far each volume is now indexed, so that whatever commit a power cut leaves
+is a true statement about some moment. Per key the highest (sequence, volume) stands; ERASE beats all.
+Methods raise sqlite3.Error.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from dfs.store.entry import Entry, Key
+from dfs.store.index_change import COLUMNS, Change, VolumeRow
+from dfs.store.index_file import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, IndexFile
+from dfs.store.record import Kind
+
+_COLUMNS_OF_C = ", ".join(f"c.{name}" for name in COLUMNS.split(", "))
+_CHUNK_STANDING = "SELECT sequence, volume, offset FROM chunks WHERE file_id = ? AND chunk_index = ?"
+_STANDING = {
+    Kind.DATA: _CHUNK_STANDING,
+    Kind.DROP: _CHUNK_STANDING,
+    Kind.ERASE: "SELECT sequence, volume, offset FROM erased WHERE file_id = ?",
+    Kind.NOTE: "SELECT sequence, volume, offset FROM notes WHERE checksum = ?",
+}
+
+
+class IndexDamaged(Exception):
+    """The database is not one of this disk, or not whole; it must be discarded and rebuilt."""
+
+
+@contextmanager
+def _believing() -> Iterator[None]:
+    """What Python makes of a value that no healthy index holds is the index's fault."""
+    try:
+        yield
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        raise IndexDamaged(f"it holds a value that it cannot hold: {error}") from error
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    """The entry of a row, unless rot has made it impossible."""
+    entry = Entry._make(row)
+    numbers = (*entry[2:9], entry.chunk_size, entry.file_size or 0)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers) or entry.kind not in _STANDING:
+        raise IndexDamaged(f"it holds an impossible row: {row!r}")
+    if not (isinstance(entry.file_id, bytes) and len(entry.file_id) == 16):
+        raise IndexDamaged(f"it holds an impossible row: {row!r}")
+    if not (isinstance(entry.checksum, bytes) and len(entry.checksum) == 32):
+        raise IndexDamaged(f"it holds an impossible row: {row!r}")
+    return entry
+
+
+def _volume_row(row: tuple[Any, ...]) -> VolumeRow:
+    numbers = (row[0], *row[2:])
+    if not all(isinstance(number, int) for number in numbers) or not isinstance(row[1], bytes):
+        raise IndexDamaged(f"it holds an impossible row: {row!r}")
+    return VolumeRow(row[0], row[1], row[2], bool(row[3]), bool(row[4]), row[5], row[6])
+
+
+class Index:
+    """The open database. Writers exclude each other; readers have connections of their own."""
+
+    def __init__(self, file: IndexFile, disk_id: str) -> None:
+        self._file = file
+        self._write_lock = threading.RLock()
+        self._writer = file.connect()
+        self._spare: list[sqlite3.Connection] = []
+        self._free = threading.Semaphore(file.readers())
+        self._closed = False
+        try:
+            with _believing():
+                self._check(disk_id)
+                rows = self._writer.execute(
+                    "SELECT number, volume_id, upto, sealed, compacted, live, chunks FROM volumes"
+                )
+                self.volumes: dict[int, VolumeRow] = {row[0]: _volume_row(row) for row in rows}
+            self.chunks = sum(row.chunks for row in self.volumes.values())
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def _check(self, disk_id: str) -> None:
+        version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+        application = self._writer.execute("PRAGMA application_id").fetchone()[0]
+        if (version, application) == (0, 0) and not self._writer.execute(
+            "SELECT 1 FROM sqlite_master"
+        ).fetchone():
+            self._create(disk_id)
+            return
+        if (version, application) != (SCHEMA_VERSION, APPLICATION_ID):
+            raise IndexDamaged(f"it has version {version} of application {application}")
+        found = self._writer.execute("SELECT value FROM facts WHERE name = 'disk_id'").fetchone()
+        if found is None or found[0] != disk_id:
+            raise IndexDamaged("it is the index of another disk")
+
+    def _create(self, disk_id: str) -> None:
+        self._writer.executescript(
+            f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
+        )
+        self._writer.execute("INSERT INTO facts VALUES ('disk_id', ?), ('sequence', 0)", (disk_id,))
+        self._writer.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close every connection that is not in use; those in use close when given back."""
+        with self._write_lock:
+            self._closed = True
+            spare, self._spare = self._spare, []
+            for connection in [*spare, self._writer]:
+                connection.close()
+
+    # --- reading --------------------------------------------------------------------------------
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        if self._file.readers() == 0:
+            with self._write_lock, _believing():
+                yield self._writer
+            return
+        with self._free:
+            try:
+                connection = self._spare.pop()
+            except IndexError:
+                connection = self._file.connect()
+            try:
+                with _believing():
+                    yield connection
+            except BaseException:
+                connection.close()
+                raise
+            if self._closed:
+                connection.close()
+            else:
+                self._spare.append(connection)
+
+    def lookup(self, key: Key) -> tuple[bool, Entry | None]:
+        """Whether the file is erased, and the record that stands for the chunk (DATA or DROP)."""
+        with self._reader() as reader:
+            row = reader.execute(
+                f"SELECT e.sequence IS NOT NULL, c.sequence IS NOT NULL, {_COLUMNS_OF_C} FROM (SELECT 1) "
+                "LEFT JOIN erased e ON e.file_id = ?1 "
+                "LEFT JOIN chunks c ON c.file_id = ?1 AND c.chunk_index = ?2",
+                key,
+            ).fetchone()
+        return bool(row[0]), _entry(row[2:]) if row[1] else None
+
+    def is_erased(self, file_id: bytes) -> bool:
+        """Whether an ERASE of the file stands."""
+        with self._reader() as reader:
+            return reader.execute("SELECT 1 FROM erased WHERE file_id = ?", (file_id,)).fetchone() is not None
+
+    def has_note(self, checksum: bytes) -> bool:
+        """Whether a note with these bytes is held."""
+        with self._reader() as reader:
+            return (
+                reader.execute("SELECT 1 FROM notes WHERE checksum = ?", (checksum,)).fetchone() is not None
+            )
+
+    def chunks_after(self, sequence: int, limit: int) -> list[Entry]:
+        """DATA entries with a higher sequence, in its order."""
+        with self._reader() as reader:
+            rows = reader.execute(
+                f"SELECT {COLUMNS} FROM chunks INDEXED BY chunks_sequence WHERE sequence > ? AND kind = ? "
+                "ORDER BY sequence LIMIT ?",
+                (sequence, int(Kind.DATA), limit),
+            )
+            return [_entry(row) for row in rows]
+
+    def notes_after(self, sequence: int, limit: int) -> list[tuple[int, int, int]]:
+        """(sequence, volume, offset) of notes with a higher sequence, in its order."""
+        with self._reader() as reader:
+            return reader.execute(
+                "SELECT sequence, volume, offset FROM notes WHERE sequence > ? ORDER BY sequence LIMIT ?",
+                (sequence, limit),
+            ).fetchall()
+
+    def stands(self, entry: Entry) -> bool:
+        """Whether this record counts: nothing that the index has stands in its place.
+
+        True also for a record that the index does not account for at all: it is not for the index to
+        say that a record may go."""
+        question = _STANDING[Kind(entry.kind)]
+        key: tuple[object, ...] = entry.key
+        if entry.kind == Kind.ERASE:
+            key = (entry.file_id,)
+        elif entry.kind == Kind.NOTE:
+            key = (entry.checksum,)
+        with self._reader() as reader:
+            erased = reader.execute("SELECT 1 FROM erased WHERE file_id = ?", (entry.file_id,)).fetchone()
+            if erased and entry.kind != Kind.ERASE:
+                return False
+            row = reader.execute(question, key).fetchone()
+        return row is None or row[0] < entry.sequence or row == (entry.sequence, entry.volume, entry.offset)
+
+    def hidden_elsewhere(self, entry: Entry) -> bool:
+        """Whether a volume other than this DROP's or ERASE's still holds a superseded record of its key."""
+        clause, given = (
+            ("", (entry.file_id,)) if entry.kind == Kind.ERASE else ("AND chunk_index = ? ", entry.key)
+        )
+        with self._reader() as reader:
+            return (
+                reader.execute(
+                    f"SELECT 1 FROM dead WHERE file_id = ? {clause}AND volume != ? LIMIT 1",
+                    (*given, entry.volume),
+                ).fetchone()
+                is not None
+            )
+
+    def has_volume(self, number: int) -> bool:
+        """Whether the database, as it is now, knows the volume."""
+        with self._reader() as reader:
+            return reader.execute("SELECT 1 FROM volumes WHERE number = ?", (number,)).fetchone() is not None
+
+    def sequence(self) -> int:
+        """The highest sequence known at the last commit."""
+        with self._reader() as reader:
+            return int(reader.execute("SELECT value FROM facts WHERE name = 'sequence'").fetchone()[0])
+
+    def verified(self, key: Key) -> int | None:
+        """When the chunk was last verified, in milliseconds since the epoch."""
+        with self._reader() as reader:
+            row = reader.execute(
+                "SELECT verified FROM chunks WHERE file_id = ? AND chunk_index = ?", key
+            ).fetchone()
+        return row[0] if row else None
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many chunks, erased files and notes stand."""
+        with self._reader() as reader:
+            chunks = reader.execute(
+                "SELECT COUNT(*) FROM chunks WHERE kind = ?", (int(Kind.DATA),)
+            ).fetchone()[0]
+            erased = reader.execute("SELECT COUNT(*) FROM erased").fetchone()[0]
+            return chunks, erased, reader.execute("SELECT COUNT(*) FROM notes").fetchone()[0]
+
+    def rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, one by one. For verification."""
+        with self._reader() as reader:
+            yield from reader.execute(query)
+
+    def integrity(self) -> str | None:
+        """What SQLite finds wrong with the database as such; None when nothing."""
+        with self._reader() as reader:
+            found = str(reader.execute("PRAGMA integrity_check(1)").fetchone()[0])
+        return None if found == "ok" else found
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        entries: Iterable[Entry],
+        volumes: Iterable[VolumeRow] = (),
+        *,
+        sequence: int = 0,
+        verified: Iterable[tuple[Key, int, int]] = (),
+        remove: Sequence[int] = (),
+        forget: Iterable[Entry] = (),
+        synced: bool = False,
+    ) -> None:
+        """One transaction: take `entries` (all durable), set how far `volumes` are indexed (live and
+        chunks of the given rows are ignored), forget the tombstones `forget`, and remove every trace
+        of the volumes `remove`. With `synced` it survives power loss when this returns."""
+        with self._write_lock, _believing():
+            writer = self._writer
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")  # the one that failed last time could not be rolled back then
+            if synced:
+                writer.execute("PRAGMA synchronous=FULL")
+            try:
+                writer.execute("BEGIN IMMEDIATE")
+                try:
+                    change = Change(writer, self.volumes)
+                    for row in volumes:
+                        change.volume(row)
+                    for entry in entries:
+                        change.take(entry)
+                    for tombstone in forget:
+                        change.forget(tombstone)
+                    for key, standing, at in verified:
+                        writer.execute(
+                            "UPDATE chunks SET verified = ? WHERE file_id = ? AND chunk_index = ? AND sequence = ?",
+                            (at, *key, standing),
+                        )
+                    for number in remove:
+                        change.remove(number)
+                    change.save(sequence)
+                    writer.execute("COMMIT")
+                    self.volumes = change.volumes
+                    self.chunks += change.chunks
+                except BaseException:
+                    if writer.in_transaction:
+                        writer.execute("ROLLBACK")
+                    raise
+            finally:
+                if synced:
+                    writer.execute("PRAGMA synchronous=NORMAL")

@@ -1,0 +1,127 @@
+"""Bytes that do not verify are copied to `set-aside/` and reported; nothing is deleted on doubt."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from dfs import logs
+from dfs.store.chunk import Report
+from dfs.store.disk import Disk, DiskFile, write_fully
+from dfs.store.entry import Entry
+from dfs.store.record import Kind
+from dfs.store.scan import read_tolerant
+from dfs.store.volume import TEMPORARY
+
+_NAME = re.compile(r"[0-9]{10}-[0-9]{12}-[0-9]+(?:-([0-9a-f]{32})-([0-9]+))?\.(?:bad|tail)\Z")
+_COPY = 1 << 20
+_REPORTS = 1000
+
+
+class SetAside:
+    """The directory, and the reports of what the store found wrong (the last thousand)."""
+
+    def __init__(
+        self, disk: Disk, directory: str, *, now: Callable[[], int], on_report: Callable[[Report], None]
+    ) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._now = now
+        self._on_report = on_report
+        self._lock = threading.Lock()
+        self.reports: deque[Report] = deque(maxlen=_REPORTS)
+
+    def report(
+        self,
+        kind: str,
+        message: str,
+        *,
+        volume: int | None = None,
+        offset: int | None = None,
+        file_id: str | None = None,
+        chunk_index: int | None = None,
+        kept: str | None = None,
+    ) -> None:
+        """Remember a finding and tell whoever wants to know."""
+        found = Report(kind, message, self._now(), volume, offset, file_id, chunk_index, kept)
+        self.reports.append(found)
+        self._on_report(found)
+
+    def keep_chunk(self, file: DiskFile, entry: Entry, message: str) -> bool:
+        """Keep a corrupt record; whether it is safe in `set-aside/`."""
+        stem = (
+            f"{entry.volume:010d}-{entry.offset:012d}-{entry.size}-{entry.file_id.hex()}-{entry.chunk_index}"
+        )
+        kept = self._copy(file, entry.offset, entry.offset + entry.size, stem + ".bad")
+        chunk = entry.stored()
+        is_data = entry.kind == Kind.DATA
+        self.report(
+            "corrupt_chunk" if is_data else "corrupt_record",
+            message,
+            volume=entry.volume,
+            offset=entry.offset,
+            file_id=chunk.file_id,
+            chunk_index=chunk.chunk_index if is_data else None,
+            kept=kept,
+        )
+        return kept is not None
+
+    def keep_bytes(self, file: DiskFile, volume: int, offset: int, end: int, kind: str, message: str) -> bool:
+        """Keep bytes of which no key is known; whether they are safe in `set-aside/`."""
+        suffix = "tail" if kind == "cut_tail" else "bad"
+        kept = self._copy(file, offset, end, f"{volume:010d}-{offset:012d}-{end - offset}.{suffix}")
+        self.report(kind, message, volume=volume, offset=offset, kept=kept)
+        return kept is not None
+
+    def _copy(self, file: DiskFile, offset: int, end: int, name: str) -> str | None:
+        """The file's name when the bytes are durably in it, now or from an earlier time."""
+        with self._lock:
+            return self._copy_alone(file, offset, end, name)
+
+    def _copy_alone(self, file: DiskFile, offset: int, end: int, name: str) -> str | None:
+        try:
+            present = self._disk.listdir(self._directory)
+            if name in present:
+                return name
+            path = os.path.join(self._directory, name)
+            if name + TEMPORARY in present:
+                self._disk.unlink(path + TEMPORARY)
+            target = self._disk.create(path + TEMPORARY)
+            try:
+                for at in range(offset, end, _COPY):
+                    data = read_tolerant(file, min(_COPY, end - at), at)
+                    write_fully(target, [data], at - offset)
+                target.sync()
+            finally:
+                target.close()
+            self._disk.rename(path + TEMPORARY, path)
+            self._disk.sync_directory(self._directory)
+        except OSError as error:
+            logs.error("store.set_aside_failed", name=name, error=error)
+            return None
+        return name
+
+    def keys(self) -> Kept:
+        """Which keys the directory may hold. Raises OSError."""
+        return Kept(list(self._disk.listdir(self._directory)))
+
+
+class Kept:
+    """The keys that set-aside files may hold. A file without a key in its name may hold any."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._any = False
+        self._files: set[bytes] = set()
+        for name in names:
+            match = _NAME.match(name)
+            if match is None or match[1] is None:
+                self._any = True
+            else:
+                self._files.add(bytes.fromhex(match[1]))
+
+    def may_hold(self, file_id: bytes) -> bool:
+        """Whether a record of the file may be among them."""
+        return self._any or file_id in self._files

@@ -1,0 +1,406 @@
+"""The chunk store of one node: what others call.
+
+Calls may come from any number of threads. What returned from `put`, `drop`, `erase` or `note` survives
+power loss. Chunks become readable when they are durable, not before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dfs.errors import (
+    BadIndex,
+    BadRequest,
+    ChecksumMismatch,
+    ChunkConflict,
+    Gone,
+    NodeFull,
+    NotFound,
+    StartError,
+)
+from dfs.model import is_file_id, parse_file_id
+from dfs.store.access import Access
+from dfs.store.appender import Append
+from dfs.store.chunk import (
+    PIECE,
+    CompactionResult,
+    Report,
+    StoredChunk,
+    StoredNote,
+    StoreOptions,
+    Usage,
+)
+from dfs.store.claims import Claim
+from dfs.store.disk import Disk, OsDisk
+from dfs.store.entry import Entry, Key
+from dfs.store.identity import DirectoryLock, DiskIdentity, lock_directory
+from dfs.store.index_file import IndexFile, SqliteFile
+from dfs.store.maintenance import Maintenance
+from dfs.store.parts import INDEX_NAME, assemble, prepare
+from dfs.store.reader import ChunkReader
+from dfs.store.record import MAX_ATTRIBUTES, MAX_BODY, NO_FILE, Kind, piece_crcs
+
+__all__ = [
+    "PIECE",
+    "ChunkReader",
+    "ChunkStore",
+    "CompactionResult",
+    "Report",
+    "StoreOptions",
+    "StoredChunk",
+    "StoredNote",
+    "Usage",
+]
+
+_GROUP = 256
+_MAX_NOTE = 64 * 1024
+_MAX_INDEX = 1 << 62
+_MAX_INVENTORY = 10_000
+_DEFAULTS = StoreOptions()
+
+
+class ChunkStore:
+    """See the module. `open` it, use it, `close` it."""
+
+    def __init__(
+        self,
+        directory: str,
+        identity: DiskIdentity,
+        options: StoreOptions,
+        disk: Disk,
+        index_file: IndexFile,
+        clock: Callable[[], float],
+        lock: DirectoryLock | None,
+    ) -> None:
+        """Recover the directory. For `open` and for tests, which bring disks and indexes of their own.
+
+        Raises StartError, and OSError of the disk."""
+        self.identity = identity
+        self._directory = directory
+        self._options = options
+        self._disk = disk
+        self._clock = clock
+        self._lock = lock
+        self._closed = threading.Lock()
+        self._maintenance = Maintenance(options, self._now)
+        prepare(disk, directory)
+        self._parts = assemble(
+            disk,
+            directory,
+            identity,
+            options,
+            index_file,
+            self._now,
+            self._maintenance.pace,
+            self._maintenance.touch,
+        )
+        self._maintenance.attach(self._parts, index_file, identity)
+        self._access = Access(self._parts)
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        identity: DiskIdentity,
+        options: StoreOptions = _DEFAULTS,
+        disk: Disk | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> ChunkStore:
+        """The store in `directory`, for this process alone; what was durable before is in it.
+
+        Takes the directory's lock, then recovers (see recovery). Raises StartError, saying what to do.
+        """
+        where = str(directory)
+        lock = lock_directory(directory)
+        try:
+            index_file = SqliteFile(os.path.join(where, INDEX_NAME))
+            return cls(where, identity, options, disk or OsDisk(), index_file, clock, lock)
+        except OSError as error:
+            lock.release()
+            raise StartError(
+                f"the data directory {directory} cannot be used: {error}; check the disk, its space and its permissions"
+            ) from error
+        except BaseException:
+            lock.release()
+            raise
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    # --- chunks ---------------------------------------------------------------------------------
+
+    def put(
+        self,
+        file_id: str,
+        chunk_index: int,
+        data: bytes | bytearray | memoryview,
+        *,
+        checksum: str | None,
+        chunk_size: int,
+        file_size: int | None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> StoredChunk:
+        """Store a chunk; durable when this returns.
+
+        A repeat with the same bytes joins the store that is running, or is compared with what is on
+        the disk, and a bad copy is replaced. `checksum` is the SHA-256 that the bytes must have (None:
+        any). Raises ChecksumMismatch, ChunkConflict (other bytes are stored), Gone (the file was
+        erased), NodeFull, StoreReadOnly, Busy, Unavailable, BadRequest.
+        """
+        key = _key(file_id, chunk_index)
+        body = memoryview(data).cast("B") if len(data) else b""
+        if len(body) > MAX_BODY:
+            raise BadRequest(f"a chunk has at most {MAX_BODY} bytes")
+        digest = hashlib.sha256(body).digest()
+        if checksum is not None and checksum.lower() != digest.hex():
+            raise ChecksumMismatch(f"the bytes have SHA-256 {digest.hex()}, not {checksum}")
+        described = _describe(chunk_size, file_size, attributes)
+        while True:
+            claim, mine = self._parts.claims.take(key, digest)
+            if mine:
+                break
+            claim.wait()
+            if claim.stored is not None and claim.checksum == digest:
+                return claim.stored
+        try:
+            append = Append(
+                Kind.DATA, key[0], key[1], body, digest, (), described, self._now(), chunk_size, file_size
+            )  # fmt: skip
+            claim.stored = self._put(claim, append)
+            return claim.stored
+        finally:
+            self._parts.claims.give_back(key, claim)
+
+    def _put(self, claim: Claim, append: Append) -> StoredChunk:
+        self._maintenance.mend()
+        key = (append.file_id, append.chunk_index)
+        erased, known = self._parts.catalog.find(key)
+        if erased:
+            raise Gone("the file was deleted")
+        if known is not None and known.kind == Kind.DATA:
+            if known.checksum != append.sha256:
+                raise ChunkConflict("the chunk is already stored with other bytes")
+            chunk = self._access.check(known)
+            if chunk is not None:
+                self._parts.committer.settle()
+                if claim.void:
+                    raise Gone("the file was deleted")
+                return chunk
+        append.crcs = piece_crcs(append.body)
+        self._check_room(append.size)
+        self._write([append])
+        if claim.void:
+            raise Gone("the file was deleted")
+        assert append.entry is not None
+        return append.entry.stored(append.crcs)
+
+    def _write(self, appends: Sequence[Append]) -> None:
+        parts = self._parts
+        parts.catalog.await_room()
+        parts.committer.submit(appends)
+        if not parts.catalog.background and parts.catalog.behind >= self._options.index_batch:
+            parts.catalog.flush()
+
+    def _check_room(self, size: int) -> None:
+        try:
+            free = self._disk.space(self._directory).free
+        except OSError as error:
+            raise NodeFull(f"the free space of this disk cannot be told: {error.strerror}") from error
+        if free - size < self._options.reserve:
+            raise NodeFull(f"this disk has {free} bytes free and keeps {self._options.reserve} in reserve")
+
+    def stat(self, file_id: str, chunk_index: int) -> StoredChunk | None:
+        """What is stored of the chunk, by its record; its bytes are not read. None when nothing is.
+
+        Raises Gone, and CorruptChunk when the record cannot be read."""
+        found = self._find(_key(file_id, chunk_index))
+        return None if found is None else self._access.stat(found)
+
+    def open_chunk(self, file_id: str, chunk_index: int) -> ChunkReader:
+        """The chunk for reading; close it. Raises NotFound, Gone, CorruptChunk (which is reported, and
+        the record set aside), Unavailable, Busy."""
+        self._maintenance.mend()
+        return self._access.open(_key(file_id, chunk_index))
+
+    def verify(self, file_id: str, chunk_index: int) -> StoredChunk:
+        """Read the whole chunk from the disk and compare it with its CRCs and its SHA-256.
+
+        Raises NotFound, Gone, CorruptChunk (which is reported, and the record set aside)."""
+        found = self._find(_key(file_id, chunk_index))
+        if found is None:
+            raise NotFound("the chunk is not on this disk")
+        chunk, error = self._access.verify(found)
+        if error is not None:
+            raise error
+        self._parts.catalog.was_verified(found, self._now())
+        return chunk
+
+    def last_verified(self, file_id: str, chunk_index: int) -> int | None:
+        """When `verify` last found the chunk good, in milliseconds since the epoch; None when it never
+        did or the index was lost since."""
+        key = _key(file_id, chunk_index)
+        return self._parts.catalog.ask(lambda index: index.verified(key))
+
+    def _find(self, key: Key) -> Entry | None:
+        self._maintenance.mend()
+        erased, entry = self._parts.catalog.find(key)
+        if erased:
+            raise Gone("the file was deleted")
+        return entry if entry is not None and entry.kind == Kind.DATA else None
+
+    def drop(self, file_id: str, chunk_index: int) -> bool:
+        """Remove this replica, durably; it may be stored again. False when there was none."""
+        key = _key(file_id, chunk_index)
+        claim = self._parts.claims.take_alone(key)
+        try:
+            self._maintenance.mend()
+            erased, known = self._parts.catalog.find(key)
+            if erased or known is None or known.kind != Kind.DATA:
+                self._parts.committer.settle()
+                return False
+            self._write([Append(Kind.DROP, key[0], key[1], created=self._now())])
+            return True
+        finally:
+            self._parts.claims.give_back(key, claim)
+
+    def erase(self, file_ids: Sequence[str]) -> None:
+        """Remove every chunk of these files for ever, durably: later stores of them raise Gone.
+
+        May have erased some of them when it raises; repeating is safe."""
+        self._maintenance.mend()
+        parts = self._parts
+        names = dict.fromkeys(uuid.UUID(parse_file_id(file_id)).bytes for file_id in file_ids)
+        living = [name for name in names if not parts.catalog.is_erased(name)]
+        for start in range(0, len(living), _GROUP):
+            now = self._now()
+            self._write([Append(Kind.ERASE, name, created=now) for name in living[start : start + _GROUP]])
+        if not living:
+            parts.committer.settle()
+
+    # --- notes ----------------------------------------------------------------------------------
+
+    def note(self, notes: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what metadata said of files, durably. Notes that are already held, word for word, or are
+        about erased files, are not written again. Raises BadRequest for one that is no JSON or too long.
+        """
+        self._maintenance.mend()
+        group: list[Append] = []
+        size = 0
+        for append in {item.sha256: item for item in map(self._note, notes)}.values():
+            if self._parts.catalog.has_note(append.sha256):
+                continue
+            if append.file_id != NO_FILE and self._parts.catalog.is_erased(append.file_id):
+                continue
+            if group and (len(group) >= _GROUP or size + append.size > self._options.volume_size // 4):
+                self._write(group)
+                group, size = [], 0
+            group.append(append)
+            size += append.size
+        if group:
+            self._write(group)
+        else:
+            self._parts.committer.settle()
+
+    def _note(self, note: Mapping[str, Any]) -> Append:
+        try:
+            text = json.dumps(
+                dict(note), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            )
+            body = text.encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadRequest(f"a note must be a JSON object: {error}") from error
+        if len(body) > _MAX_NOTE:
+            raise BadRequest(f"a note has at most {_MAX_NOTE} bytes, this one has {len(body)}")
+        file_id = note.get("file_id")
+        named = isinstance(file_id, str) and is_file_id(file_id)
+        name = uuid.UUID(file_id).bytes if named else NO_FILE
+        return Append(
+            Kind.NOTE, name, 0, body, hashlib.sha256(body).digest(), piece_crcs(body), b"{}", self._now()
+        )  # fmt: skip
+
+    def notes(self, after: int, limit: int) -> list[StoredNote]:
+        """Notes with a sequence above `after`, at most `limit`, in its order."""
+        self._maintenance.mend()
+        return self._access.notes(after, min(limit, _MAX_INVENTORY))
+
+    # --- the whole ------------------------------------------------------------------------------
+
+    def inventory(self, after: int, limit: int) -> list[StoredChunk]:
+        """Chunks with a sequence above `after`, at most `limit` (and 10,000), in its order.
+
+        Complete for everything that was durable when this was called. Raises Unavailable."""
+        self._maintenance.mend()
+        found = self._parts.catalog.ask(lambda index: index.chunks_after(after, min(limit, _MAX_INVENTORY)))
+        return [entry.stored() for entry in found]
+
+    def usage(self) -> Usage:
+        """Space and standing; cheap. `chunks` is the index's count and may lag by a moment."""
+        index = self._parts.catalog.index
+        reason = self._parts.committer.refusal
+        used = self._parts.volumes.total_bytes
+        try:
+            space = self._disk.space(self._directory)
+        except OSError as error:
+            return Usage(
+                0, used, 0, index.chunks if index else 0, True, reason or f"the disk failed: {error.strerror}"
+            )
+        return Usage(
+            free_bytes=max(0, space.free - self._options.reserve),
+            used_bytes=used,
+            capacity_bytes=space.total,
+            chunks=index.chunks if index else 0,
+            full=space.free <= self._options.reserve,
+            read_only_reason=reason,
+        )
+
+    def reports(self) -> list[Report]:
+        """What was found wrong since the start, oldest first (the last thousand)."""
+        return list(self._parts.aside.reports)
+
+    def compact(self, volumes: Sequence[int] | None = None) -> CompactionResult:
+        """Compact the volumes worth it, or the given ones (the newest is left out). Raises
+        Unavailable when a file or the index failed; nothing is lost by that."""
+        return self._maintenance.compact(volumes)
+
+    def start_maintenance(self) -> None:
+        """Start the threads that write the index, mark an idle volume, and compact."""
+        self._maintenance.start()
+
+    def close(self) -> None:
+        """A clean stop: finish what runs, MARK, write the index, release the directory. Repeatable."""
+        if not self._closed.acquire(blocking=False):
+            return
+        self._maintenance.stop()
+        self._parts.committer.close(self._now())
+        self._parts.catalog.close()
+        self._parts.files.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _key(file_id: str, chunk_index: int) -> Key:
+    if not 0 <= chunk_index < _MAX_INDEX:
+        raise BadIndex(f"chunk_index must be from 0 to {_MAX_INDEX - 1}, not {chunk_index}")
+    return uuid.UUID(parse_file_id(file_id)).bytes, chunk_index
+
+
+def _describe(chunk_size: int, file_size: int | None, attributes: Mapping[str, str] | None) -> bytes:
+    if attributes:
+        known = {"chunk_size": chunk_size} | ({} if file_size is None else {"file_size": file_size})
+        text = json.dumps(dict(attributes) | known, separators=(",", ":"), ensure_ascii=False)
+    elif file_size is None:
+        text = f'{{"chunk_size":{chunk_size:d}}}'
+    else:
+        text = f'{{"chunk_size":{chunk_size:d},"file_size":{file_size:d}}}'
+    described = text.encode()
+    if len(described) > MAX_ATTRIBUTES:
+        raise BadRequest(f"the attributes of a chunk have at most {MAX_ATTRIBUTES} bytes")
+    return described
