@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from dfs.errors import Unknown
 from dfs.model import Bucket, ChunkReplica, ClusterInfo, FileRecord, FileState, Head, Lease, NodeInfo
 
 
@@ -25,8 +26,11 @@ class StepsRefused(Exception):
     attempt*; an earlier attempt whose answer was lost may have been (read your own record)."""
 
 
-class OutcomeUnknown(Exception):
-    """The answer to a write was lost: it may have been applied, or may still be."""
+class OutcomeUnknown(Unknown):
+    """The answer to a write was lost: it may have been applied, or may still be.
+
+    An `errors.Unknown`, so that one that nobody resolves is answered as such; catch it before
+    `errors.Unavailable`, which promises otherwise that nothing was done."""
 
 
 class NodeConflict(Exception):
@@ -166,8 +170,43 @@ Step = (
     | PutOperation
 )
 
+_CHANGEABLE = {name.name for name in fields(FileRecord)} - {"file_id"}
+
 MAX_STEPS = 100
 """Most steps of one transaction (DynamoDB's limit); no item twice."""
+
+
+def item_of(step: Step) -> tuple[str | int, ...]:
+    """The stored item that a step reads or writes."""
+    match step:
+        case PutFile(record):
+            return "file", record.file_id
+        case ChangeFile(file_id) | CheckFile(file_id) | RemoveFile(file_id):
+            return "file", file_id
+        case PutHead(head, _):
+            return "head", head.bucket, head.path
+        case RemoveHead(seen):
+            return "head", seen.bucket, seen.path
+        case PutReplica(replica):
+            return "replica", replica.file_id, replica.chunk_index, replica.node_id
+        case RemoveReplica(file_id, index, node_id) | CheckReplica(file_id, index, node_id):
+            return "replica", file_id, index, node_id
+        case PutShort(file_id, index) | RemoveShort(file_id, index):
+            return "short", file_id, index
+        case PutOperation(op_id):
+            return "operation", op_id
+
+
+def check_steps(steps: Sequence[Step]) -> None:
+    """Raises ValueError unless there are 1 to MAX_STEPS steps, no item is named twice, and every
+    ChangeFile changes something that a file record has."""
+    if not 1 <= len(steps) <= MAX_STEPS:
+        raise ValueError(f"a transaction has 1 to {MAX_STEPS} steps, not {len(steps)}")
+    if len({item_of(step) for step in steps}) != len(steps):
+        raise ValueError("a transaction names an item twice")
+    for step in steps:
+        if isinstance(step, ChangeFile) and not (step.changes and step.changes.keys() <= _CHANGEABLE):
+            raise ValueError(f"a file record cannot be changed so: {step.changes!r}")
 
 
 # --- the gc index ----------------------------------------------------------------------------------
@@ -209,8 +248,10 @@ class MetadataStore(ABC):
     # --- cluster ---
 
     @abstractmethod
-    def create(self) -> ClusterInfo:
-        """Make tables, indexes and `cluster#info` where missing; wait until usable; idempotent."""
+    def create(self, *, protect: bool = True) -> ClusterInfo:
+        """Make tables, indexes and `cluster#info` where missing; wait until usable; idempotent.
+
+        `protect` sets deletion protection where the backend has it. Raises errors.StartError."""
 
     @abstractmethod
     def cluster_info(self) -> ClusterInfo:
@@ -298,9 +339,7 @@ class MetadataStore(ABC):
         the path, at most `limit`; fewer only when there are no more."""
 
     @abstractmethod
-    def replicas(
-        self, file_id: str, first: int = 0, last: int | None = None
-    ) -> Iterator[ChunkReplica]:
+    def replicas(self, file_id: str, first: int = 0, last: int | None = None) -> Iterator[ChunkReplica]:
         """Rows of chunks first..last inclusive (None: to the end), by (chunk_index, node_id),
         read page by page as the iterator is consumed."""
 

@@ -1,0 +1,55 @@
+"""`python -m dfs.admin`: finds the command, loads the settings, turns errors into one line.
+
+Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong usage or settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dfs import __version__, logs, settings
+from dfs.admin import create_tables
+from dfs.errors import DfsError, SettingsError, StartError
+
+COMMANDS = (create_tables,)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: common options, then one subcommand each."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help="settings file of KEY=value lines")
+    common.add_argument("--show-settings", action="store_true", help="print the effective settings and stop")
+    parser = argparse.ArgumentParser(prog="dfs.admin", description="Operators' commands of dfs.")
+    parser.add_argument("--version", action="version", version=f"dfs {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.register(commands, common)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        chosen = settings.load(settings.CommonSettings, config=arguments.config)
+        if arguments.show_settings:
+            print(settings.show(chosen))
+            return 0
+        logs.configure("admin", chosen.log_format, chosen.log_level)
+        code: int = arguments.run(chosen, arguments)
+        return code
+    except SettingsError as error:
+        print(f"dfs.admin: {error}", file=sys.stderr)
+        return 2
+    except StartError as error:
+        print(f"dfs.admin: {error}", file=sys.stderr)
+    except DfsError as error:
+        print(f"dfs.admin: {error.message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Listing paths: prefix, delimiter, pages. Each page is read strongly consistently.
+
+A path that exists during the whole listing is listed once, in whichever pages it is asked for.
+Common prefixes are skipped over, not read through: listing the top of a bucket costs one query per
+prefix however many files lie below. (Python compares text by code points, which is the order of
+its UTF-8 bytes.)
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+
+from dfs.errors import BadRequest
+from dfs.metadata.contract import MetadataStore
+from dfs.metadata.keys import prefix_end
+from dfs.model import MAX_PATH_BYTES, Head
+
+MAX_PAGE = 1000
+_LONGEST_CURSOR = 4 * MAX_PATH_BYTES
+_BATCH_WITH_DELIMITER = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Heads and common prefixes in byte order; `cursor` continues, None at the end."""
+
+    heads: list[Head]
+    prefixes: list[str]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a listing goes on: after `path`, or at it if `inclusive`."""
+
+    path: str
+    inclusive: bool
+
+
+def list_page(
+    store: MetadataStore,
+    bucket: str,
+    *,
+    prefix: str = "",
+    delimiter: str = "",
+    limit: int = MAX_PAGE,
+    cursor: str | None = None,
+) -> Page:
+    """At most `limit` (1 to MAX_PAGE) entries, heads and prefixes together. Raises BadRequest."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise BadRequest(f"limit must be 1 to {MAX_PAGE}")
+    place: _Place | None = _Place(prefix, True)
+    if cursor is not None:
+        place = max(_Place(prefix, True), _decode(cursor), key=lambda p: (p.path, not p.inclusive))
+    if len(prefix.encode()) > MAX_PATH_BYTES:
+        return Page([], [], None)
+    end = prefix_end(prefix)
+    heads: list[Head] = []
+    prefixes: list[str] = []
+    while place is not None and not _past(place, end):
+        room = limit - len(heads) - len(prefixes)
+        if room == 0:
+            more = store.scan_heads(bucket, start=place.path, inclusive=place.inclusive, end=end, limit=1)
+            return Page(heads, prefixes, _encode(place) if more else None)
+        wanted = min(room, _BATCH_WITH_DELIMITER) if delimiter else room
+        found = store.scan_heads(bucket, start=place.path, inclusive=place.inclusive, end=end, limit=wanted)
+        place = _take(found, place, prefix, delimiter, heads, prefixes) if found else None
+        if len(found) < wanted:
+            place = None
+    return Page(heads, prefixes, None)
+
+
+def _take(
+    found: list[Head], place: _Place, prefix: str, delimiter: str, heads: list[Head], prefixes: list[str]
+) -> _Place | None:
+    """Sort heads into files and common prefixes; returns where to go on, None when nothing can follow."""
+    for head in found:
+        if head.path < place.path:
+            continue  # Below a common prefix that was just skipped.
+        at = head.path.find(delimiter, len(prefix)) if delimiter else -1
+        if at < 0:
+            heads.append(head)
+            place = _Place(head.path, False)
+            continue
+        common = head.path[: at + len(delimiter)]
+        prefixes.append(common)
+        beyond = prefix_end(common)
+        if beyond is None:
+            return None
+        place = _Place(beyond, True)
+    return place
+
+
+def _past(place: _Place, end: str | None) -> bool:
+    return end is not None and place.path >= end
+
+
+def _encode(place: _Place) -> str:
+    raw = json.dumps([1, place.path, place.inclusive], ensure_ascii=False).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _decode(cursor: str) -> _Place:
+    try:
+        if len(cursor) > _LONGEST_CURSOR:
+            raise ValueError
+        raw = base64.b64decode(
+            cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True
+        )
+        match json.loads(raw):
+            case [1, str(path), bool(inclusive)]:
+                path.encode()
+            case _:
+                raise ValueError
+    except (ValueError, RecursionError):
+        raise BadRequest("cursor is not one that this listing gave") from None
+    return _Place(path, inclusive)

@@ -1,0 +1,150 @@
+"""Paths that stop showing a file, or show it elsewhere: delete and move, each exactly once.
+
+The rules they follow are in `operations`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import asdict, replace
+from typing import Any
+
+from dfs.errors import BY_CODE, BadRequest, ConditionFailed, DfsError, NotFound
+from dfs.metadata.attempts import Attempts
+from dfs.metadata.contract import ChangeFile, MetadataStore, PutHead, PutOperation, RemoveHead, Step
+from dfs.metadata.heads import COMMITTED, Committed, next_version, retire
+from dfs.metadata.preconditions import Precondition, failed
+from dfs.model import FileState, Head
+
+_LONGEST_OPERATION_ID = 200
+
+
+def delete_path(
+    store: MetadataStore,
+    bucket: str,
+    path: str,
+    condition: Precondition,
+    now_ms: int,
+    *,
+    purge: bool = False,
+    op_id: str | None = None,
+) -> Head:
+    """Take the file off the path, to the trash or, with `purge`, for good; returns the head removed.
+
+    Repeated under the same `op_id` it returns (or raises) what the first did, even when the path
+    shows another file by then. Raises NotFound, ConditionFailed.
+    """
+    operation = _Operation(store, op_id, {"op": "delete", "bucket": bucket, "path": path}, now_ms)
+    state = FileState.DELETING if purge else FileState.TRASHED
+    with Attempts(store) as tries:
+        for number in tries:
+            head = store.get_head(bucket, path)
+            problem = _problem(head, condition, path)
+            done = operation.earlier(tries, asked=problem is not None or number > 0)
+            if done is not None:
+                return Head(**done["head"])
+            if problem is not None or head is None:
+                operation.refuse(tries, problem or NotFound(path))
+                continue
+            record = operation.record({"head": asdict(head)})
+            if tries.send([RemoveHead(head), retire(head, state, now_ms), record]):
+                return head
+    raise AssertionError("unreachable")
+
+
+def move_path(
+    store: MetadataStore,
+    bucket: str,
+    source: str,
+    target: str,
+    condition: Precondition,
+    now_ms: int,
+    *,
+    overwrite: bool = False,
+    op_id: str | None = None,
+) -> Committed:
+    """Make `target` show the file of `source`, and `source` nothing, atomically.
+
+    `condition` is on the source. A file at the target is refused (ConditionFailed) or, with
+    `overwrite`, trashed. Moving a file onto itself succeeds and changes nothing. Repeats under the
+    same `op_id` are answered like the first. Raises NotFound, ConditionFailed.
+    """
+    named = {"op": "move", "bucket": bucket, "path": source, "to": target}
+    operation = _Operation(store, op_id, named, now_ms)
+    with Attempts(store) as tries:
+        for number in tries:
+            head = store.get_head(bucket, source)
+            there = store.get_head(bucket, target) if target != source else None
+            problem = _problem(head, condition, source)
+            if problem is None and there is not None and not overwrite:
+                problem = ConditionFailed(f"{target!r} exists, and overwriting was not asked for")
+            done = operation.earlier(tries, asked=problem is not None or number > 0)
+            if done is not None:
+                replaced = Head(**done["replaced"]) if done["replaced"] else None
+                return Committed(Head(**done["head"]), replaced, repeated=True)
+            if problem is not None or head is None:
+                operation.refuse(tries, problem or NotFound(source))
+                continue
+            if target == source:
+                return Committed(head, None, repeated=False)
+            moved = replace(head, path=target, version=max(head.version + 1, next_version(there, now_ms)))
+            changes = {"path": target, "version": moved.version}
+            steps: list[Step] = [
+                RemoveHead(head),
+                PutHead(moved, there),
+                ChangeFile(head.file_id, COMMITTED, changes, version=head.version),
+                operation.record({"head": asdict(moved), "replaced": asdict(there) if there else None}),
+            ]
+            if there is not None:
+                steps.append(retire(there, FileState.TRASHED, now_ms))
+            if tries.send(steps):
+                return Committed(moved, there, repeated=False)
+    raise AssertionError("unreachable")
+
+
+def _problem(head: Head | None, condition: Precondition, path: str) -> DfsError | None:
+    if head is None:
+        return NotFound(f"there is no file at {path!r}")
+    return None if condition.holds(head) else failed(head)
+
+
+class _Operation:
+    """The operation record that makes a delete or move happen once, whatever answers are lost."""
+
+    def __init__(self, store: MetadataStore, op_id: str | None, what: dict[str, Any], now_ms: int) -> None:
+        if op_id is not None and not (
+            0 < len(op_id) <= _LONGEST_OPERATION_ID and op_id.isascii() and op_id.isprintable()
+        ):
+            raise BadRequest(f"an operation id is 1 to {_LONGEST_OPERATION_ID} printable ASCII characters")
+        self._store = store
+        self._named = op_id is not None
+        self._id = op_id or str(uuid.uuid4())
+        self._what = what
+        self._now_ms = now_ms
+
+    def record(self, result: dict[str, Any]) -> PutOperation:
+        """The step that records the result, and is refused when there is one."""
+        return PutOperation(self._id, self._what | result, self._now_ms)
+
+    def earlier(self, tries: Attempts, *, asked: bool) -> dict[str, Any] | None:
+        """The result of an earlier attempt, read when `asked` and there can be one.
+
+        Raises its error if it was refused, ConditionFailed if the id was used for something else.
+        """
+        if not asked or not (self._named or tries.in_doubt):
+            return None
+        found = self._store.operation(self._id)
+        if found is None:
+            return None
+        if any(found.get(name) != value for name, value in self._what.items()):
+            raise ConditionFailed(f"operation id {self._id!r} was used for another operation")
+        if "refused" in found:
+            raise BY_CODE[found["refused"]](found["message"])
+        return found
+
+    def refuse(self, tries: Attempts, error: DfsError) -> None:
+        """Raise `error` once no earlier attempt can be applied any more; returns when one may have been."""
+        if not (self._named or tries.in_doubt):
+            raise error
+        if tries.send([self.record({"refused": error.code, "message": error.message})]):
+            raise error
