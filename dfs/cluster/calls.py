@@ -1,0 +1,282 @@
+"""Typed calls to storage nodes (PROTOCOL.md, "Node calls").
+
+Every call names the node and the cluster it is meant for; a process that is not that node refuses
+it (421). Every call is safe to repeat. Errors are of three kinds: the node's own answer as the
+`DfsError` it stands for, `NodeFailed` when there was no usable answer, and `Busy` when too many
+calls already wait on the node.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from dfs import errors
+from dfs.cluster.nodeanswers import (
+    InventoryEntry,
+    InventoryPage,
+    NodeFailed,
+    OpenChunk,
+    Verified,
+    number,
+    opened,
+    read_up_to,
+    refusal,
+    text,
+)
+from dfs.model import NodeInfo
+from dfs.wire.client import ClientResponse, ConnectFailed, TransportError
+from dfs.wire.deadline import Deadline
+
+__all__ = ["InventoryPage", "NodeCalls", "NodeFailed", "OpenChunk", "Verified"]
+
+PIECE = 256 * 1024
+"""Bytes of a chunk that share one CRC; the unit of partial reads."""
+
+CALLS_PER_NODE = 32
+"""Most calls of one process that wait on one node; a hung node must not eat every thread."""
+
+MAX_ERASE = 1000
+MAX_NOTES = 1000
+"""Most file ids, or notes, of one call."""
+
+_JSON_BYTES = 16 * 1024 * 1024
+_PROBE_SECONDS = 1.5
+
+
+class Transport(Protocol):
+    """What is used of `wire.client.HttpClient`; tests put a fake in its place."""
+
+    def request(
+        self,
+        host: str,
+        port: int,
+        method: str,
+        target: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes | memoryview | None = None,
+        length: int | None = None,
+        deadline: Deadline,
+        stall: float,
+        repeatable: bool = False,
+    ) -> ClientResponse:
+        """See HttpClient.request."""
+
+
+class NodeCalls:
+    """The calls. Thread-safe. `stall` (s) is how long a node may make no progress at all."""
+
+    def __init__(self, http: Transport, cluster_id: str, stall: float, *, waiting: int = CALLS_PER_NODE) -> None:
+        self._http = http
+        self._cluster_id = cluster_id
+        self._stall = stall
+        self._waiting = waiting
+        self._slots: dict[str, threading.Semaphore] = {}
+        self._failures: dict[str, int] = {}
+
+    # --- calls ---
+
+    def store(
+        self,
+        node: NodeInfo,
+        file_id: str,
+        chunk_index: int,
+        data: bytes | memoryview,
+        *,
+        checksum: str,
+        chunk_size: int,
+        file_size: int | None,
+        replica_type: str,
+        deadline: Deadline,
+    ) -> None:
+        """Store a chunk; durable on the node's disk when this returns.
+
+        Raises ChecksumMismatch, ChunkConflict, Gone, NodeFull, StoreReadOnly, WrongNode, NodeFailed,
+        Busy and whatever else the node answers. `data` is not used after this ends.
+        """
+        headers = [("X-Chunk-Checksum", checksum), ("X-Dfs-Chunk-Size", str(chunk_size))]
+        if file_size is not None:
+            headers.append(("X-Dfs-File-Size", str(file_size)))
+        with self._slot(node, deadline):
+            answer = self._json(
+                node,
+                "PUT",
+                f"/store-chunk?file_id={file_id}&chunk_index={chunk_index}&replica_type={replica_type}",
+                deadline,
+                headers=headers,
+                body=data,
+            )
+        said = (answer.get("node_id"), answer.get("checksum"), answer.get("length"))
+        if said != (node.node_id, checksum, len(data)):
+            raise NodeFailed(node.node_id, "it acknowledged something else than was sent", sent=True)
+
+    def open(
+        self, node: NodeInfo, file_id: str, chunk_index: int, *, first: int, last: int, deadline: Deadline
+    ) -> OpenChunk:
+        """Begin to read pieces `first`..`last` of a chunk.
+
+        Raises NotFound, Gone, CorruptChunk, WrongNode, NodeFailed, Busy. The caller's place among
+        the node's waiters is given up when the head of the answer is there: how fast the body is
+        taken depends on the reader, and slow readers must not keep others from the node.
+        """
+        with self._slot(node, deadline):
+            answer = self._send(
+                node,
+                "GET",
+                f"/get-chunk?file_id={file_id}&chunk_index={chunk_index}",
+                deadline,
+                headers=[("X-Dfs-Pieces", f"{first}-{last}")],
+            )
+        try:
+            return opened(node, answer)
+        except BaseException:
+            answer.close()
+            raise
+
+    def verify(self, node: NodeInfo, file_id: str, chunk_index: int, *, deadline: Deadline) -> Verified:
+        """Have the node re-read a chunk from its disk. Raises NotFound, Gone, CorruptChunk, NodeFailed."""
+        with self._slot(node, deadline):
+            answer = self._json(
+                node, "POST", f"/verify-chunk?file_id={file_id}&chunk_index={chunk_index}", deadline
+            )
+        return Verified(text(node, answer, "checksum"), number(node, answer, "length"))
+
+    def erase(self, node: NodeInfo, file_ids: Sequence[str], *, deadline: Deadline) -> None:
+        """Erase everything of these files (at most MAX_ERASE) for ever; durable when this returns."""
+        with self._slot(node, deadline):
+            answer = self._json(node, "POST", "/erase-files", deadline, json_body={"file_ids": list(file_ids)})
+        number(node, answer, "erased")
+
+    def drop(self, node: NodeInfo, file_id: str, chunk_index: int, *, deadline: Deadline) -> bool:
+        """Remove one replica; False when the node had none. It may be stored there again."""
+        with self._slot(node, deadline):
+            answer = self._json(
+                node, "POST", f"/drop-replica?file_id={file_id}&chunk_index={chunk_index}", deadline
+            )
+        return answer.get("dropped") is True
+
+    def notes(self, node: NodeInfo, notes: Sequence[Mapping[str, Any]], *, deadline: Deadline) -> None:
+        """Leave notes (at most MAX_NOTES) on the node's disk; durable when this returns."""
+        with self._slot(node, deadline):
+            answer = self._json(node, "POST", "/notes", deadline, json_body={"notes": list(notes)})
+        number(node, answer, "stored")
+
+    def inventory(self, node: NodeInfo, after: int, limit: int, *, deadline: Deadline) -> InventoryPage:
+        """Chunks that the node holds with sequence numbers > `after`, at most `limit` (<= 10,000)."""
+        with self._slot(node, deadline):
+            answer = self._json(node, "GET", f"/inventory?after={after}&limit={limit}", deadline)
+        try:
+            chunks = tuple(
+                InventoryEntry(
+                    sequence=int(entry["sequence"]),
+                    file_id=str(entry["file_id"]),
+                    chunk_index=int(entry["chunk_index"]),
+                    length=int(entry["length"]),
+                    checksum=str(entry["checksum"]),
+                    created=int(entry["created"]),
+                )
+                for entry in answer["chunks"]
+            )
+            following = answer["next"]
+            return InventoryPage(chunks, None if following is None else int(following))
+        except (KeyError, TypeError, ValueError) as error:
+            raise NodeFailed(node.node_id, f"its inventory cannot be read: {error!r}", sent=True) from error
+
+    def healthz(self, node: NodeInfo, *, deadline: Deadline) -> dict[str, Any]:
+        """What the node says of itself."""
+        return self._json(node, "GET", "/healthz", deadline)
+
+    def probe(self, node: NodeInfo) -> bool:
+        """Whether that very node, of this cluster, answers within a second and a half."""
+        try:
+            said = self.healthz(node, deadline=Deadline(_PROBE_SECONDS))
+        except errors.DfsError:
+            return False
+        return said.get("node_id") == node.node_id and said.get("cluster_id") == self._cluster_id
+
+    # --- plumbing ---
+
+    @contextmanager
+    def _slot(self, node: NodeInfo, deadline: Deadline) -> Iterator[None]:
+        slots = self._slots.get(node.node_id)
+        if slots is None:
+            slots = self._slots.setdefault(node.node_id, threading.Semaphore(self._waiting))
+        if not slots.acquire(blocking=False):
+            failures = self._failures.get(node.node_id)
+            if not slots.acquire(timeout=deadline.sooner(self._stall)):
+                raise errors.Busy(f"{self._waiting} calls already wait on node {node.node_id}")
+            if self._failures.get(node.node_id) != failures:
+                # Those before us waited in vain; to wait as long again would help nobody.
+                slots.release()
+                raise NodeFailed(node.node_id, "the calls before this one failed", sent=False)
+        try:
+            yield
+        except NodeFailed:
+            self._failures[node.node_id] = self._failures.get(node.node_id, 0) + 1
+            raise
+        finally:
+            slots.release()
+
+    def _json(
+        self,
+        node: NodeInfo,
+        method: str,
+        target: str,
+        deadline: Deadline,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes | memoryview | None = None,
+        json_body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        if json_body is not None:
+            body = json.dumps(json_body, ensure_ascii=False, separators=(",", ":")).encode()
+            headers = [*headers, ("Content-Type", "application/json")]
+        answer = self._send(node, method, target, deadline, headers=headers, body=body)
+        try:
+            parsed = json.loads(read_up_to(answer, _JSON_BYTES))
+        except TransportError as error:
+            raise NodeFailed(node.node_id, str(error), sent=True) from error
+        except ValueError as error:
+            raise NodeFailed(node.node_id, "its answer is not JSON", sent=True) from error
+        finally:
+            answer.close()
+        if not isinstance(parsed, dict):
+            raise NodeFailed(node.node_id, "its answer is not a JSON object", sent=True)
+        return parsed
+
+    def _send(
+        self,
+        node: NodeInfo,
+        method: str,
+        target: str,
+        deadline: Deadline,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes | memoryview | None = None,
+    ) -> ClientResponse:
+        """The answer's head when its status is 2xx; else raises the error it stands for."""
+        named = [("X-Dfs-Node", node.node_id), ("X-Dfs-Cluster", self._cluster_id), *headers]
+        try:
+            answer = self._http.request(
+                node.address,
+                node.port,
+                method,
+                target,
+                headers=named,
+                body=body,
+                length=None if body is None else len(body),
+                deadline=deadline,
+                stall=self._stall,
+                repeatable=True,
+            )
+        except ConnectFailed as error:
+            raise NodeFailed(node.node_id, str(error), sent=False) from error
+        except TransportError as error:
+            raise NodeFailed(node.node_id, str(error), sent=True) from error
+        if 200 <= answer.status < 300:
+            return answer
+        raise refusal(node, answer)

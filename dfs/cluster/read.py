@@ -1,0 +1,275 @@
+"""Reading chunks: verified piece by piece, from whichever replica can serve, without a seam.
+
+A replica serves when its SHA-256 is the one in the rows; then each piece is checked against its CRC
+before it is passed on. When a replica fails in the middle, the next goes on with the next piece. A
+reader needs the memory of one piece.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterator
+
+from dfs import errors, logs
+from dfs.cluster.calls import PIECE, NodeCalls, NodeFailed, OpenChunk
+from dfs.cluster.membership import Membership
+from dfs.cluster.reports import Reports
+from dfs.cluster.rows import ChunkRows, RowReader
+from dfs.metadata.contract import MetadataStore
+from dfs.model import AdminState, FileState, NodeInfo
+from dfs.wire.deadline import Deadline
+
+MOST_ROWS_KEPT = 60.0
+_ANY_PACE = 86_400.0
+"""Seconds for one chunk: how fast it is taken is up to the reader; a node that stalls is noticed."""
+
+_SLOW_READER = 2.0
+
+
+class PieceStream(Iterator[memoryview]):
+    """Verified bytes in order. Each view is valid until the next is asked for. Close it when done.
+
+    The first piece has been read and verified when the stream is returned, so that what is wrong
+    before the first byte is raised where the stream is made.
+
+    `length` is the number of bytes to come; `checksum` that of the whole chunk, for a single chunk.
+    """
+
+    def __init__(
+        self, pieces: Generator[memoryview, None, None], length: int, checksum: str | None = None
+    ) -> None:
+        self.length = length
+        self.checksum = checksum
+        self._pieces = pieces
+        self._first = next(pieces, None)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return self
+
+    def __next__(self) -> memoryview:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Let go of the connection; harmless to repeat."""
+        self._first = None
+        self._pieces.close()
+
+
+class ChunkSource:
+    """Verified reads. Thread-safe.
+
+    `keep_rows` (s) is how long replica rows may be remembered; less than the time between the
+    deletion of a file and the erasure of its bytes. `on_bad(file_id, chunk_index)` is told, not too
+    often, of chunks with a bad or missing replica (`records.mark_short`).
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        calls: NodeCalls,
+        store: MetadataStore,
+        *,
+        keep_rows: float,
+        on_bad: Callable[[str, int], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._membership = membership
+        self._calls = calls
+        self._store = store
+        self._rows = RowReader(store, min(keep_rows, MOST_ROWS_KEPT), clock=clock)
+        self._reports = Reports(on_bad, clock=clock)
+        self._clock = clock
+
+    def stream(
+        self, file_id: str, size: int, chunk_size: int, first_byte: int = 0, last_byte: int | None = None
+    ) -> PieceStream:
+        """Bytes first_byte..last_byte (None: to the end) of a file, over all its chunks.
+
+        Raises NotFound when the file is being erased, NoReplica naming the chunk that no node can
+        serve, CorruptChunk when its rows contradict each other; also from within the stream.
+        """
+        last_byte = size - 1 if last_byte is None else last_byte
+        pieces = self._range(file_id, size, chunk_size, first_byte, last_byte)
+        return PieceStream(pieces, last_byte - first_byte + 1)
+
+    def read(
+        self,
+        file_id: str,
+        chunk_index: int,
+        first_byte: int = 0,
+        last_byte: int | None = None,
+        *,
+        prefer: str | None = None,
+    ) -> PieceStream:
+        """Bytes first_byte..last_byte (None: to the end) of one chunk; raises as `stream`, and
+        RangeNotSatisfiable.
+
+        `prefer` names the node to ask first; if it has the chunk, one row is all that is looked up.
+        """
+        rows = self._rows.one(file_id, chunk_index, prefer) if prefer is not None else None
+        rows = rows or self._rows.chunk(file_id, chunk_index)
+        if rows is None:
+            raise self._nowhere(file_id, chunk_index, ())
+        last_byte = rows.length - 1 if last_byte is None else last_byte
+        if not 0 <= first_byte <= last_byte + 1 <= rows.length:
+            raise errors.RangeNotSatisfiable(f"chunk {chunk_index} has {rows.length} bytes")
+        pieces = self._chunk(file_id, chunk_index, rows, first_byte, last_byte, prefer, _Scratch())
+        return PieceStream(pieces, last_byte - first_byte + 1, rows.checksum)
+
+    def length(self, file_id: str, chunk_index: int, *, prefer: str | None = None) -> int:
+        """A chunk's length, by its rows. Raises NotFound, NoReplica."""
+        rows = self._rows.one(file_id, chunk_index, prefer) if prefer is not None else None
+        rows = rows or self._rows.chunk(file_id, chunk_index)
+        if rows is None:
+            raise self._nowhere(file_id, chunk_index, ())
+        return rows.length
+
+    # --- the bytes ---
+
+    def _range(
+        self, file_id: str, size: int, chunk_size: int, first_byte: int, last_byte: int
+    ) -> Generator[memoryview, None, None]:
+        scratch = _Scratch()
+        last_chunk = last_byte // chunk_size
+        for chunk_index in range(first_byte // chunk_size, last_chunk + 1):
+            start = chunk_index * chunk_size
+            rows = self._rows.chunk(file_id, chunk_index, last_chunk)
+            if rows is None:
+                raise self._nowhere(file_id, chunk_index, ())
+            if rows.length != min(chunk_size, size - start):
+                raise errors.CorruptChunk(f"chunk {chunk_index} of {file_id} does not have its length")
+            first = max(first_byte - start, 0)
+            last = min(last_byte - start, rows.length - 1)
+            yield from self._chunk(file_id, chunk_index, rows, first, last, None, scratch)
+
+    def _chunk(
+        self,
+        file_id: str,
+        chunk_index: int,
+        rows: ChunkRows,
+        first: int,
+        last: int,
+        prefer: str | None,
+        scratch: _Scratch,
+    ) -> Generator[memoryview, None, None]:
+        """Bytes first..last of a chunk. Every replica is tried, the rows are read again once, and
+        every replica is tried again, before it fails; each piece that got through starts that anew."""
+        number, last_piece = first // PIECE, last // PIECE
+        asked = self._order(file_id, chunk_index, rows, prefer)
+        failures: dict[str, str] = {}
+        reread = False
+        while first <= last and number <= last_piece:
+            if not asked:
+                if reread:
+                    raise self._nowhere(file_id, chunk_index, rows.nodes, failures)
+                reread = True
+                # A node may be back at another address since the registry was last read.
+                self._membership.refresh(max_age=1.0)
+                rows = self._again(file_id, chunk_index, rows)
+                asked = self._order(file_id, chunk_index, rows, None)
+                continue
+            node = asked.pop(0)
+            reader_was_slow = False
+            opened: OpenChunk | None = None
+            try:
+                opened = self._open(node, file_id, chunk_index, rows, number, last_piece)
+                self._membership.report_success(node.node_id)
+                for crc in opened.piece_crcs:
+                    start = number * PIECE
+                    piece = scratch.view(min(PIECE, rows.length - start))
+                    opened.fill(piece)
+                    if zlib.crc32(piece) != crc:
+                        raise errors.CorruptChunk(f"piece {number} does not match its checksum")
+                    number += 1
+                    reread = False
+                    passed = self._clock()
+                    yield piece[max(first - start, 0) : last + 1 - start]
+                    reader_was_slow = self._clock() - passed > _SLOW_READER
+            except errors.DfsError as error:
+                failures[node.node_id] = error.message
+                self._failed(node, file_id, chunk_index, error, reader_was_slow)
+            finally:
+                if opened is not None:
+                    opened.close()
+
+    def _open(
+        self, node: NodeInfo, file_id: str, chunk_index: int, rows: ChunkRows, first: int, last: int
+    ) -> OpenChunk:
+        opened = self._calls.open(
+            node, file_id, chunk_index, first=first, last=last, deadline=Deadline(_ANY_PACE)
+        )
+        answered = (opened.checksum, opened.length, len(opened.piece_crcs))
+        if answered == (rows.checksum, rows.length, last - first + 1):
+            return opened
+        opened.close()
+        raise errors.CorruptChunk("the node has other bytes than the rows say")
+
+    # --- which node ---
+
+    def _order(
+        self, file_id: str, chunk_index: int, rows: ChunkRows, prefer: str | None
+    ) -> list[NodeInfo]:
+        """The nodes of `rows`: `prefer` if healthy, the healthy, the suspect, those thought dead.
+        Where to begin among the healthy differs from chunk to chunk, so that reads spread."""
+        view = self._membership.view()
+        ranks: list[list[NodeInfo]] = [[], [], [], []]
+        for node_id in rows.nodes:
+            member = view.get(node_id)
+            if member is None or member.info.admin_state == AdminState.DECOMMISSIONED:
+                continue
+            if member.healthy:
+                ranks[0 if node_id == prefer else 1].append(member.info)
+            else:
+                ranks[2 if member.alive else 3].append(member.info)
+        if len(ranks[1]) > 1:
+            begin = (zlib.crc32(file_id.encode()) + chunk_index) % len(ranks[1])
+            ranks[1] = ranks[1][begin:] + ranks[1][:begin]
+        return [node for rank in ranks for node in rank]
+
+    def _again(self, file_id: str, chunk_index: int, before: ChunkRows) -> ChunkRows:
+        """The rows as they are now: replicas may have moved, or the file may be going."""
+        rows = self._rows.fresh(file_id, chunk_index)
+        if rows is None:
+            raise self._nowhere(file_id, chunk_index, before.nodes)
+        if (rows.checksum, rows.length) != (before.checksum, before.length):
+            raise errors.CorruptChunk(f"the rows of chunk {chunk_index} of {file_id} changed to other bytes")
+        return rows
+
+    def _failed(
+        self, node: NodeInfo, file_id: str, chunk_index: int, error: errors.DfsError, reader_was_slow: bool
+    ) -> None:
+        if isinstance(error, (NodeFailed, errors.WrongNode)):
+            # A node may cut off a reader that took long over the last piece: not the node's fault.
+            if not reader_was_slow:
+                self._membership.report_failure(node.node_id, error.message)
+        elif isinstance(error, (errors.CorruptChunk, errors.NotFound, errors.Gone)):
+            self._reports.bad_replica(file_id, chunk_index, node.node_id, error)
+
+    def _nowhere(
+        self, file_id: str, chunk_index: int, nodes: tuple[str, ...], failures: dict[str, str] | None = None
+    ) -> errors.DfsError:
+        """Why a chunk cannot be read: its file is gone, or no node can serve it."""
+        self._rows.forget(file_id, chunk_index)
+        record = self._store.get_file(file_id)
+        if record is None or record.state == FileState.DELETING:
+            return errors.NotFound(f"there is no file {file_id}")
+        why = "; ".join(f"{node}: {reason}" for node, reason in (failures or {}).items())
+        logs.warning("chunk.unreadable", file_id=file_id, chunk_index=chunk_index, nodes=",".join(nodes), why=why)
+        where = f"; it should be on {', '.join(nodes)}" if nodes else ""
+        return errors.NoReplica(f"chunk {chunk_index} of {file_id} has no replica that can be read{where}")
+
+
+class _Scratch:
+    """The one buffer of a reader, as large as the largest piece it has met."""
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(b"")
+
+    def view(self, size: int) -> memoryview:
+        if size > len(self._buffer):
+            self._buffer = memoryview(bytearray(size))
+        return self._buffer[:size]

@@ -1,0 +1,116 @@
+"""Replica rows of chunks about to be read, and a bounded cache of them.
+
+Only rows are cached: what they say of a chunk's content never changes, and where it lies is a hint
+that the read itself checks. Entries are used for less than the time for which deleted bytes stay.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from dfs.errors import CorruptChunk
+from dfs.metadata.contract import MetadataStore
+from dfs.model import ChunkReplica
+
+PAGE = 256
+"""Chunks whose rows are read in one query."""
+
+MOST_CHUNKS = 32_768
+"""Chunks in the cache; about 400 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRows:
+    """What the rows of one chunk say. `nodes` hold it."""
+
+    checksum: str
+    length: int
+    nodes: tuple[str, ...]
+
+
+class RowReader:
+    """Reads rows consistently, and remembers them for `keep` seconds (0: not at all). Thread-safe."""
+
+    def __init__(
+        self,
+        store: MetadataStore,
+        keep: float,
+        *,
+        most: int = MOST_CHUNKS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._keep = keep
+        self._most = most
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[tuple[str, int], tuple[float, ChunkRows]] = OrderedDict()
+
+    def chunk(self, file_id: str, chunk_index: int, last: int | None = None) -> ChunkRows | None:
+        """The chunk's rows, None when it has none. `last` announces that the chunks up to it will be
+        wanted next: on a miss theirs are read in the same query, PAGE at a time.
+
+        Raises CorruptChunk when the rows of this chunk contradict each other.
+        """
+        key = (file_id, chunk_index)
+        with self._lock:
+            cached = self._cache.get(key)
+            if cached is not None and cached[0] > self._clock():
+                self._cache.move_to_end(key)
+                return cached[1]
+        end = chunk_index if last is None else max(chunk_index, min(last, chunk_index + PAGE - 1))
+        return self._read(file_id, chunk_index, end)
+
+    def fresh(self, file_id: str, chunk_index: int) -> ChunkRows | None:
+        """As `chunk`, read now."""
+        self.forget(file_id, chunk_index)
+        return self._read(file_id, chunk_index, chunk_index)
+
+    def one(self, file_id: str, chunk_index: int, node_id: str) -> ChunkRows | None:
+        """The chunk's row for `node_id` alone, by the cheapest read there is; None when there is none."""
+        row = self._store.replica(file_id, chunk_index, node_id)
+        return None if row is None else ChunkRows(row.checksum, row.length, (row.node_id,))
+
+    def forget(self, file_id: str, chunk_index: int) -> None:
+        """Do not use what is remembered of this chunk."""
+        with self._lock:
+            self._cache.pop((file_id, chunk_index), None)
+
+    def _read(self, file_id: str, first: int, last: int) -> ChunkRows | None:
+        # Counted from before the read: what it returns may be this old.
+        until = self._clock() + self._keep
+        wanted: ChunkRows | None = None
+        for chunk_index, rows in _by_chunk(self._store.replicas(file_id, first, last)):
+            joined = _join(rows)
+            if chunk_index == first:
+                if joined is None:
+                    raise CorruptChunk(f"the replica rows of chunk {first} of {file_id} contradict each other")
+                wanted = joined
+            if joined is not None and self._keep > 0:
+                self._remember((file_id, chunk_index), until, joined)
+        return wanted
+
+    def _remember(self, key: tuple[str, int], until: float, rows: ChunkRows) -> None:
+        with self._lock:
+            self._cache[key] = (until, rows)
+            self._cache.move_to_end(key)
+            while len(self._cache) > self._most:
+                self._cache.popitem(last=False)
+
+
+def _by_chunk(rows: Iterable[ChunkReplica]) -> Iterator[tuple[int, list[ChunkReplica]]]:
+    for chunk_index, group in groupby(rows, key=lambda row: row.chunk_index):
+        yield chunk_index, list(group)
+
+
+def _join(rows: list[ChunkReplica]) -> ChunkRows | None:
+    """None when they disagree on the bytes."""
+    first = rows[0]
+    if any((row.checksum, row.length) != (first.checksum, first.length) for row in rows):
+        return None
+    return ChunkRows(first.checksum, first.length, tuple(row.node_id for row in rows))
