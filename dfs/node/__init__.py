@@ -1,0 +1,1 @@
+"""A storage node: one process, one data directory, one row in the registry."""

@@ -1,0 +1,57 @@
+"""The table of a node's endpoints, and the check that a call came to the right node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dfs.errors import WrongNode
+from dfs.node.bulk import ERASE_BODY, NOTES_BODY, BulkEndpoints
+from dfs.node.chunks import ChunkEndpoints
+from dfs.node.health import HealthEndpoints
+from dfs.node.pull import PULL_BODY, PullEndpoint
+from dfs.wire.message import Headers, Request, Response
+from dfs.wire.route import Handler, Route
+
+
+def node_routes(
+    node_id: str,
+    cluster_id: str,
+    chunks: ChunkEndpoints,
+    pull: PullEndpoint,
+    bulk: BulkEndpoints,
+    health: HealthEndpoints,
+) -> list[Route]:
+    """Every endpoint of a node, each behind `check_addressee`."""
+    table = [
+        Route("PUT", "/store-chunk", chunks.store, None, "store", "store a chunk durably"),
+        Route("POST", "/store-chunk", chunks.store, None, "store", "the same"),
+        Route("GET", "/get-chunk", chunks.get, 0, "get", "a chunk's bytes, verified piece by piece"),
+        Route("POST", "/verify-chunk", chunks.verify, 0, "verify", "re-read a chunk from the disk"),
+        Route("POST", "/drop-replica", chunks.drop, 0, "drop", "remove this replica; it may come back"),
+        Route("POST", "/pull-chunk", pull.pull, PULL_BODY, "pull", "fetch a chunk from another node and store it"),
+        Route("POST", "/erase-files", bulk.erase, ERASE_BODY, "erase", "remove files for ever"),
+        Route("POST", "/notes", bulk.notes, NOTES_BODY, "notes", "keep notes of what metadata says"),
+        Route("GET", "/inventory", bulk.inventory, 0, "inventory", "chunks here, paged by sequence"),
+        Route("GET", "/healthz", health.healthz, 0, "healthz", "what this process is"),
+        Route("GET", "/readyz", health.readyz, 0, "readyz", "whether it takes requests"),
+    ]
+    return [replace(route, handler=_for(node_id, cluster_id, route.handler)) for route in table]
+
+
+def check_addressee(headers: Headers, node_id: str, cluster_id: str) -> None:
+    """Raise WrongNode when the call names another node or cluster; one that names none is taken."""
+    for name, ours in (("X-Dfs-Node", node_id), ("X-Dfs-Cluster", cluster_id)):
+        meant = [value for value in headers.get_all(name) if value != ours]
+        if meant:
+            raise WrongNode(
+                f"this is {ours!r}, and {name} asks for {meant[0][:80]!r}: read the registry again",
+                details={"node_id": node_id},
+            )
+
+
+def _for(node_id: str, cluster_id: str, handler: Handler) -> Handler:
+    def handle(request: Request) -> Response:
+        check_addressee(request.headers, node_id, cluster_id)
+        return handler(request)
+
+    return handle
