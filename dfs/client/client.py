@@ -1,0 +1,369 @@
+"""The library: `Client`, every call of dfs as a method."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+from urllib.parse import quote
+
+from dfs.client import results
+from dfs.client.chunkplan import fetch_plan
+from dfs.client.chunks import ChunkFetcher, ChunkSender, begin, finalize
+from dfs.client.content import Download, Locator, conditions, look, verifier_for
+from dfs.client.endpoint import parse_endpoints
+from dfs.client.failures import LocalFailure
+from dfs.client.fetch import fetch, fetch_on
+from dfs.client.localfile import AtomicFile, Sink, StreamSink, open_sink
+from dfs.client.partfile import PartFile
+from dfs.client.put import guess_type, put
+from dfs.client.results import BucketView, NodeView, Page, Prefix, StoredFile, Uploaded, UploadStatus
+from dfs.client.resume import Resumable, UploadStates
+from dfs.client.retry import RetryPolicy
+from dfs.client.session import Call, RetryHook, Session
+from dfs.client.source import Progress, Source, no_progress
+from dfs.client.transport import Transport, file_target, target
+from dfs.errors import BadPath
+from dfs.model import DEFAULT_BUCKET, UPLOADS_BUCKET, check_bucket, check_path, new_file_id, parse_file_id
+from dfs.wire.client import HttpClient
+
+SourceLike = str | os.PathLike[str] | bytes | BinaryIO
+OutLike = str | os.PathLike[str] | BinaryIO
+
+
+class Client:
+    """A dfs client: thread-safe, with pooled connections; close it, or use it in a `with`.
+
+    `api` is a URL or several, comma-separated, tried in turn. `timeout` (seconds) bounds a short
+    call, and how long a transfer may stand still. Every method repeats what failed for a passing
+    reason (`retry`) under one operation id, so that a repeat never does a thing twice; what it
+    raises in the end is a `dfs.errors.DfsError`. ETags are given and returned without quotes.
+    """
+
+    def __init__(
+        self,
+        api: str = "http://localhost:8080",
+        *,
+        bucket: str = DEFAULT_BUCKET,
+        timeout: float = 60.0,
+        retry: RetryPolicy | None = None,
+        on_retry: RetryHook | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        self._bucket = check_bucket(bucket)
+        self._session = Session(
+            parse_endpoints(api),
+            transport or HttpClient(user_agent="dfs-client"),
+            timeout=timeout,
+            policy=retry,
+            on_retry=on_retry,
+        )
+
+    def close(self) -> None:
+        """Drop the connections; calls that wait to try again end."""
+        self._session.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    # Files
+
+    def put(
+        self,
+        source: SourceLike,
+        path: str,
+        *,
+        bucket: str | None = None,
+        content_type: str | None = None,
+        chunk_size: int | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        sha256: str | None = None,
+        op_id: str | None = None,
+        progress: Progress = no_progress,
+    ) -> StoredFile:
+        """Store `source` (a path, bytes or a binary file object) at `path`.
+
+        When it returns the file is durable and has been compared by SHA-256 with what was read.
+        `if_none_match="*"` creates only, `if_match=ETAG` replaces only that file: ConditionFailed.
+        `op_id` (a UUID4) becomes the file id; repeating with the same one never stores twice. A
+        source that cannot be read again (a pipe) is not repeated once some of it was read. Without
+        `content_type` it is guessed from the path.
+        """
+        with Source.open(source) as body:
+            return put(
+                self._session,
+                body,
+                self._bucket_of(bucket),
+                check_path(path),
+                content_type=content_type or guess_type(path),
+                chunk_size=chunk_size,
+                preconditions=conditions(if_match, if_none_match),
+                sha256=sha256,
+                op_id=parse_file_id(op_id) if op_id else new_file_id(),
+                progress=progress,
+            )
+
+    def put_resumable(
+        self,
+        source: str | os.PathLike[str],
+        path: str,
+        *,
+        state_dir: str | os.PathLike[str],
+        bucket: str | None = None,
+        content_type: str | None = None,
+        chunk_size: int | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        progress: Progress = no_progress,
+    ) -> StoredFile:
+        """`put` for a file on disk, in chunks, going on where an earlier call was interrupted.
+
+        What is needed for that is kept in `state_dir` until the path shows the file.
+        """
+        return Resumable(
+            self._session,
+            UploadStates(Path(state_dir)),
+            Path(source),
+            self._bucket_of(bucket),
+            check_path(path),
+            content_type=content_type or guess_type(path),
+            chunk_size=chunk_size,
+            if_match=if_match,
+            if_none_match=if_none_match,
+        ).run(progress)
+
+    def get(
+        self,
+        path: str | None = None,
+        out: OutLike | None = None,
+        *,
+        file_id: str | None = None,
+        bucket: str | None = None,
+        if_match: str | None = None,
+        if_none_match: str | None = None,
+        replace: bool = True,
+        resume: bool = False,
+        progress: Progress = no_progress,
+    ) -> StoredFile:
+        """The file at `path`, or with `file_id`, into `out`: a path or a binary file object.
+
+        A path appears whole, verified and durable, or stays as it was. `replace` False refuses an
+        existing one. `resume` keeps an interrupted download in `OUT.part` and goes on with it. A
+        file object gets the bytes as they come, and an exception when they turn out wrong.
+        """
+        if out is None:
+            raise TypeError("get() needs `out`; iter_content() gives the content itself")
+        locator = self._locator(path, file_id, bucket)
+        sink: Sink
+        if not isinstance(out, (str, os.PathLike)):
+            sink = StreamSink(out, str(getattr(out, "name", "the stream given")))
+        elif resume:
+            part = PartFile(Path(out), replace=replace)
+            return fetch_on(self._session, locator, part, if_match=if_match, progress=progress)
+        else:
+            sink = open_sink(Path(out), replace=replace)
+        return fetch(
+            self._session, locator, sink, if_match=if_match, if_none_match=if_none_match, progress=progress
+        )
+
+    def iter_content(
+        self,
+        path: str | None = None,
+        *,
+        file_id: str | None = None,
+        bucket: str | None = None,
+        if_match: str | None = None,
+    ) -> Iterator[bytes]:
+        """The content in pieces of at most 256 KiB.
+
+        Only when the iterator ends without an exception was it all there and verified.
+        """
+        locator = self._locator(path, file_id, bucket)
+        download = Download(self._session, locator, if_match=if_match)
+        try:
+            info = download.open()
+            verifier = verifier_for(self._session, locator, info)
+            for piece in download.pieces():
+                verifier.feed(piece)
+                yield piece
+            verifier.finish()
+        finally:
+            download.close()
+
+    def read(
+        self, path: str | None = None, *, file_id: str | None = None, bucket: str | None = None, limit: int = 64 << 20
+    ) -> bytes:
+        """The content of a small file, verified; LocalFailure when it is longer than `limit`."""
+        data = bytearray()
+        for piece in self.iter_content(path, file_id=file_id, bucket=bucket):
+            data += piece
+            if len(data) > limit:
+                raise LocalFailure(f"the file is longer than {limit} bytes: use get() or iter_content()")
+        return bytes(data)
+
+    def stat(self, path: str | None = None, *, file_id: str | None = None, bucket: str | None = None) -> StoredFile:
+        """What is known of a file, without its content. Raises NotFound."""
+        return look(self._session, self._locator(path, file_id, bucket))
+
+    def list(
+        self, prefix: str = "", *, bucket: str | None = None, delimiter: str | None = None
+    ) -> Iterator[StoredFile | Prefix]:
+        """All files whose path begins with `prefix`, in byte order, page by page.
+
+        With `delimiter` ("/") paths that go on after it are shown as one `Prefix` each.
+        """
+        cursor = None
+        while True:
+            page = self.list_page(prefix, bucket=bucket, delimiter=delimiter, cursor=cursor)
+            yield from page.entries()
+            if page.cursor is None:
+                return
+            if page.cursor == cursor:
+                raise LocalFailure("the server's listing does not go on: it names the same place twice")
+            cursor = page.cursor
+
+    def list_page(
+        self,
+        prefix: str = "",
+        *,
+        bucket: str | None = None,
+        delimiter: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Page:
+        """One page of `list`; its `cursor` asks for the next."""
+        where = self._bucket_of(bucket)
+        wanted = target(
+            "/files",
+            bucket=where,
+            prefix=_utf8(prefix) or None,
+            delimiter=delimiter or None,
+            limit=limit,
+            cursor=cursor,
+        )
+        return results.page(self._session.json(Call("GET", wanted, where)), where)
+
+    def delete(
+        self,
+        path: str,
+        *,
+        bucket: str | None = None,
+        purge: bool = False,
+        if_match: str | None = None,
+        op_id: str | None = None,
+    ) -> None:
+        """Delete the file at `path`, to the trash or (`purge`) for good. Raises NotFound."""
+        wanted = file_target(check_path(path), bucket=self._bucket_of(bucket), purge="1" if purge else None)
+        headers = (_operation(op_id), *conditions(if_match, None))
+        self._session.json(Call("DELETE", wanted, path, headers=headers, writes=True))
+
+    def move(
+        self,
+        source: str,
+        path: str,
+        *,
+        bucket: str | None = None,
+        overwrite: bool = False,
+        if_match: str | None = None,
+        op_id: str | None = None,
+    ) -> StoredFile:
+        """Rename atomically within a bucket. ConditionFailed when `path` exists and not `overwrite`."""
+        where = self._bucket_of(bucket)
+        wanted = file_target(
+            check_path(source), bucket=where, move_to=check_path(path), overwrite="1" if overwrite else None
+        )
+        headers = (_operation(op_id), *conditions(if_match, None))
+        return results.stored_file(
+            self._session.json(Call("POST", wanted, source, headers=headers, writes=True)), where
+        )
+
+    def upload_status(self, file_id: str) -> UploadStatus:
+        """The state of a file by its id: chunk size, chunks, what is missing. Raises NotFound."""
+        wanted = target(f"/uploads/{parse_file_id(file_id)}")
+        return results.upload_status(self._session.json(Call("GET", wanted, file_id)))
+
+    # Cluster
+
+    def nodes(self) -> tuple[NodeView, ...]:
+        """The storage nodes."""
+        fields = results.members(self._session.json(Call("GET", "/nodes", "the nodes")), "the list of nodes")
+        return tuple(results.node_view(item) for item in results.need(fields, "nodes", list))
+
+    def buckets(self) -> tuple[BucketView, ...]:
+        """The buckets."""
+        fields = results.members(self._session.json(Call("GET", "/buckets", "the buckets")), "the list of buckets")
+        return tuple(results.bucket_view(item) for item in results.need(fields, "buckets", list))
+
+    def create_bucket(self, name: str) -> None:
+        """Make a bucket; one that exists is left as it is."""
+        wanted = "/buckets/" + quote(check_bucket(name), safe="")
+        self._session.json(Call("PUT", wanted, name, writes=True))
+
+    # The seed protocol
+
+    def upload(
+        self,
+        source: SourceLike,
+        *,
+        filename: str | None = None,
+        chunk_size: int | None = None,
+        progress: Progress = no_progress,
+    ) -> Uploaded:
+        """Store `source` by the seed protocol, each chunk with its checksum; it gets no path but its id.
+
+        Without `chunk_size` the servers' default counts (1 KiB). The source must be seekable.
+        """
+        with Source.open(source) as body:
+            if body.size is None:
+                raise LocalFailure(f"{body.name} cannot be sent in chunks: that needs a file")
+            agreed = begin(self._session, filename or os.path.basename(body.name), body.size, chunk_size)
+            sender = ChunkSender(self._session, agreed, body, progress=progress)
+            sender.send(range(agreed.chunks))
+            body.check_unchanged()
+            finalize(self._session, sender, agreed, UPLOADS_BUCKET)
+            return Uploaded(agreed.file_id, agreed.size, agreed.chunk_size, agreed.chunks)
+
+    def download(self, file_id: str, out: str | os.PathLike[str], *, progress: Progress = no_progress) -> int:
+        """Fetch a file by the seed protocol into the path `out`, whole and verified, or not at all.
+
+        Returns its size.
+        """
+        plan = fetch_plan(self._session, parse_file_id(file_id))
+        file = open_sink(Path(out))
+        try:
+            if not isinstance(file, AtomicFile):
+                raise LocalFailure(f"{os.fspath(out)} is not a regular file: chunks arrive in any order")
+            size = ChunkFetcher(self._session, plan, file, progress).fetch()
+            file.commit()
+            return size
+        finally:
+            file.abort()
+
+    def _bucket_of(self, bucket: str | None) -> str:
+        return self._bucket if bucket is None else check_bucket(bucket)
+
+    def _locator(self, path: str | None, file_id: str | None, bucket: str | None) -> Locator:
+        if (path is None) == (file_id is None):
+            raise TypeError("give either a path or a file_id")
+        where = self._bucket_of(bucket)
+        if file_id is not None:
+            return Locator(where, file_id=parse_file_id(file_id))
+        return Locator(where, path=check_path(path or ""))
+
+
+def _operation(op_id: str | None) -> tuple[str, str]:
+    return "X-Dfs-Op", parse_file_id(op_id) if op_id else new_file_id()
+
+
+def _utf8(prefix: str) -> str:
+    try:
+        prefix.encode()
+    except UnicodeEncodeError:
+        raise BadPath("a prefix must be valid UTF-8") from None
+    return prefix
