@@ -1,0 +1,224 @@
+"""T9: concurrent puts, conditional puts, reads, deletes and moves on the same paths are linearizable.
+
+Eight clients against two API servers work on pairs of paths, so that a move stays within one
+history. Every history is searched for an order of atomic operations that explains it. A time-out
+or 503 `unknown` is "maybe", never "failed". Afterwards everything is purged and no node may hold a
+chunk any more.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from dfs.metadata import open_metadata
+from dfs.model import FileState
+from dfs.settings import CommonSettings, load
+from tests.support.caller import Answer, Caller, NoAnswer
+from tests.support.cluster import Cluster, Server, eventually
+from tests.support.linearize import Event, explains
+
+PAIRS = int(os.environ.get("LINEAR_PAIRS", "50"))
+CLIENTS = 8
+OPERATIONS = 6
+SEED = int(os.environ.get("LINEAR_SEED", "20261122"))
+
+State = tuple[str | None, str | None]
+"""The file ids that the two paths of a pair show."""
+
+
+def step(state: State, event: Event) -> Iterable[State]:
+    """The atomic meaning of each operation, and whether `event.result` is possible in `state`."""
+    verb, *rest = event.action
+    result = event.result
+    if verb == "get":
+        side = int(str(rest[0]))
+        return [state] if result == state[side] else []
+    if verb == "move":
+        overwrite = bool(rest[0])
+        if state[0] is None:
+            return [state] if result in (404, None) else []
+        if state[1] is not None and not overwrite:
+            return [state] if result in (412, None) else []
+        return [(None, state[0])] if result in (200, None) else []
+    side, condition = int(str(rest[0])), rest[1]
+    here = state[side]
+    if verb == "put":
+        new = str(rest[2])
+        allowed = condition is None or (here is None if condition == "*" else here == condition)
+        after = (new, state[1]) if side == 0 else (state[0], new)
+        good = 201
+    else:
+        if here is None and result == 404:
+            return [state]
+        allowed = here is not None and condition in (None, here)
+        after = (None, state[1]) if side == 0 else (state[0], None)
+        good = 204
+    if result is None:
+        return [after] if allowed else [state]
+    if allowed:
+        return [after] if result == good else []
+    return [state] if result == 412 else []
+
+
+class Worker:
+    """One client of one pair: draws operations, makes the calls, writes down what it saw."""
+
+    def __init__(self, pair: str, ports: list[int], seed: int, history: list[Event], lock: threading.Lock) -> None:
+        self._paths = (f"{pair}/a", f"{pair}/b")
+        self._random = random.Random(seed)
+        self._caller = Caller(self._random.choice(ports))
+        self._history = history
+        self._lock = lock
+        self._seen: list[str] = []
+
+    def run(self) -> None:
+        for _ in range(OPERATIONS):
+            self._one()
+        self._caller.close()
+
+    def _condition(self) -> str | None:
+        draw = self._random.random()
+        if draw < 0.5 or not self._seen:
+            return None
+        return self._random.choice(self._seen[-3:])
+
+    def _one(self) -> None:
+        chooser = self._random
+        side = chooser.randrange(2)
+        verb = chooser.choice(("put", "put", "put", "get", "get", "delete", "move"))
+        path = self._paths[side]
+        op_id = str(uuid.UUID(int=chooser.getrandbits(128), version=4))
+        headers = {"X_Dfs_Op": op_id}
+        start = time.monotonic()
+        action: tuple[object, ...]
+        try:
+            if verb == "get":
+                action = ("get", side)
+                answer = self._caller.file("GET", path)
+            elif verb == "move":
+                overwrite = chooser.random() < 0.5
+                action = ("move", overwrite)
+                query = {"move_to": self._paths[1]} | ({"overwrite": "1"} if overwrite else {})
+                answer = self._caller.file("POST", self._paths[0], query=query, **headers)
+            elif verb == "delete":
+                condition = self._condition()
+                action = ("delete", side, condition)
+                if condition:
+                    headers["If_Match"] = f'"{condition}"'
+                query = {"purge": "1"} if chooser.random() < 0.5 else {}
+                answer = self._caller.file("DELETE", path, query=query, **headers)
+            else:
+                condition = "*" if chooser.random() < 0.3 else self._condition()
+                action = ("put", side, condition, op_id)
+                if condition == "*":
+                    headers["If_None_Match"] = "*"
+                elif condition:
+                    headers["If_Match"] = f'"{condition}"'
+                size = chooser.choice((0, 10, 300, 3000))
+                body = op_id.encode() + bytes(size) if size else op_id.encode()
+                answer = self._caller.file("PUT", path, body, X_Chunk_Size="1024", **headers)
+        except NoAnswer:
+            self._note(Event(start, math.inf, action))
+            return
+        self._judge(action, start, answer)
+
+    def _judge(self, action: tuple[object, ...], start: float, answer: Answer) -> None:
+        end = time.monotonic()
+        if answer.status == 503:
+            if action[0] != "get":
+                self._note(Event(start, math.inf, action))
+            return
+        result: object = answer.status
+        if action[0] == "get":
+            assert answer.status in (200, 404), answer
+            result = answer.etag if answer.status == 200 else None
+            if isinstance(result, str):
+                assert answer.body.startswith(result.encode()), "the bytes of another file"
+                self._seen.append(result)
+        elif answer.status == 201:
+            assert answer.etag == action[3]
+            self._seen.append(answer.etag)
+        assert answer.status in (200, 201, 204, 404, 412), (action, answer)
+        self._note(Event(start, end, action, result))
+
+    def _note(self, event: Event) -> None:
+        with self._lock:
+            self._history.append(event)
+
+
+def _pair(number: int, ports: list[int]) -> tuple[str, list[Event]]:
+    name = f"pair{number}"
+    history: list[Event] = []
+    lock = threading.Lock()
+    workers = [Worker(name, ports, SEED * 1000 + number * 10 + client, history, lock) for client in range(CLIENTS)]
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for done in [pool.submit(worker.run) for worker in workers]:
+            done.result()
+    caller = Caller(ports[0])
+    for side in range(2):
+        start = time.monotonic()
+        answer = caller.file("GET", f"{name}/{'ab'[side]}")
+        result = answer.etag if answer.status == 200 else None
+        history.append(Event(start, time.monotonic(), ("get", side), result))
+    caller.close()
+    return name, history
+
+
+def _unreferenced(cluster: Cluster, nodes: list[Server]) -> list[str]:
+    """Chunks that a node holds and no committed, trashed or uploading file has."""
+    known: dict[str, bool] = {}
+    orphans = []
+    metadata = open_metadata(load(CommonSettings, environ=cluster.environ))
+    try:
+        for node in nodes:
+            caller = Caller(node.port)
+            after: object = 0
+            while after is not None:
+                page = caller.call("GET", f"/inventory?after={after}&limit=10000").json
+                assert isinstance(page["chunks"], list)
+                for chunk in page["chunks"]:
+                    file_id = chunk["file_id"]
+                    if file_id not in known:
+                        record = metadata.get_file(file_id)
+                        known[file_id] = record is not None and record.state != FileState.DELETING
+                    if not known[file_id]:
+                        orphans.append(f"{node.name}: {file_id} {chunk['chunk_index']}")
+                after = page["next"]
+            caller.close()
+    finally:
+        metadata.close()
+    return orphans
+
+
+def test_concurrent_operations_on_paths_are_linearizable_and_leave_no_orphans(tmp_path: Path) -> None:
+    print(f"replay: LINEAR_SEED={SEED} LINEAR_PAIRS={PAIRS}")
+    environ = {"DFS_DELETE_GRACE": "3", "DFS_ERASE_INTERVAL": "0.5"}
+    with Cluster(tmp_path, environ=environ) as cluster:
+        cluster.add_api()
+        ports = [api.port for api in cluster.apis]
+        wins = 0
+        for number in range(PAIRS):
+            name, history = _pair(number, ports)
+            assert len(history) == CLIENTS * OPERATIONS + 2
+            wins += sum(event.result in (200, 201, 204) for event in history)
+            initial: State = (None, None)
+            if not explains(history, initial, step):
+                told = "\n".join(map(str, sorted(history, key=lambda event: event.start)))
+                pytest.fail(f"{name} (seed {SEED}) is not linearizable:\n{told}")
+        assert wins > PAIRS * CLIENTS, "too few operations took effect to prove anything"
+        caller = cluster.caller()
+        for number in range(PAIRS):
+            for side in "ab":
+                answer = caller.file("DELETE", f"pair{number}/{side}", query={"purge": "1"})
+                assert answer.status in (204, 404), answer
+        eventually(lambda: not _unreferenced(cluster, cluster.nodes), "no chunk of a refused or purged file is left")

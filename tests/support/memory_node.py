@@ -1,0 +1,239 @@
+"""A storage node without a disk, and an API server in this process over several of them.
+
+For tests of the API alone: what nodes hold can be looked at and spoiled, and a node can be made to
+fail in a chosen way. Real nodes are tested by the cluster tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from dfs import DISK_FORMAT, WIRE_VERSION, process
+from dfs.api.assembly import assemble, make_server
+from dfs.api.service import Service
+from dfs.errors import ChecksumMismatch, ChunkConflict, Gone, NotFound
+from dfs.metadata.sqlite import SqliteStore
+from dfs.model import AdminState, NodeInfo, NodeStatus
+from dfs.settings import MIB, ApiSettings
+from dfs.wire.message import Request, Response, parse_json_object
+from dfs.wire.route import Route
+from dfs.wire.server import HttpServer
+from tests.support.caller import Caller
+
+PIECE = 256 * 1024
+Key = tuple[str, int]
+
+
+class MemoryNode:
+    """Chunks in a dict, served like a node serves them. `before` is called with each request first
+    and may raise or wait."""
+
+    def __init__(self, node_id: str, cluster_id: str) -> None:
+        self.node_id = node_id
+        self._cluster_id = cluster_id
+        self.chunks: dict[Key, bytes] = {}
+        self.sums: dict[Key, str] = {}
+        self.erased: set[str] = set()
+        self.noted: list[dict[str, Any]] = []
+        self.before: Callable[[Request], None] = lambda request: None
+        self.lock = threading.Lock()
+        self.server = self._serve(0)
+        self.port = self.server.port
+
+    def _serve(self, port: int) -> HttpServer:
+        table: list[tuple[str, str, Callable[[Request], Response], int | None]] = [
+            ("PUT", "/store-chunk", self._store, None),
+            ("GET", "/get-chunk", self._get, 0),
+            ("POST", "/erase-files", self._erase, MIB),
+            ("POST", "/notes", self._notes, 4 * MIB),
+            ("GET", "/healthz", self._healthz, 0),
+        ]
+        routes = [Route(method, path, self._hooked(handler), limit) for method, path, handler, limit in table]
+        server = HttpServer(("127.0.0.1", port), routes)
+        server.start()
+        return server
+
+    def _hooked(self, handler: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        def handle(request: Request) -> Response:
+            self.before(request)
+            return handler(request)
+
+        return handle
+
+    def info(self) -> NodeInfo:
+        return NodeInfo(
+            node_id=self.node_id,
+            address="127.0.0.1",
+            port=self.port,
+            zone=None,
+            instance_id=None,
+            disk_id=self.node_id,
+            boot_id=str(uuid.uuid4()),
+            status=NodeStatus.ACTIVE,
+            admin_state=AdminState.ACTIVE,
+            heartbeat_seq=1,
+            heartbeat_ts=1,
+            free_bytes=1 << 40,
+            used_bytes=0,
+            capacity_bytes=1 << 40,
+            chunks=0,
+            version="0",
+            wire_version=WIRE_VERSION,
+            disk_format=DISK_FORMAT,
+        )
+
+    def kill(self) -> None:
+        """Refuse connections from now on."""
+        self.server.close()
+
+    def revive(self) -> None:
+        """Serve again, on the same port."""
+        self.server = self._serve(self.port)
+
+    def _store(self, request: Request) -> Response:
+        key = _key(request)
+        data = request.body.read(64 * MIB)
+        checksum = hashlib.sha256(data).hexdigest()
+        if (request.headers.get("X-Chunk-Checksum") or checksum).lower() != checksum:
+            raise ChecksumMismatch("other bytes arrived")
+        with self.lock:
+            if key[0] in self.erased:
+                raise Gone("erased")
+            if self.sums.get(key, checksum) != checksum:
+                raise ChunkConflict("other bytes are stored")
+            self.chunks[key] = data
+            self.sums[key] = checksum
+        answer = {"node_id": self.node_id, "file_id": key[0], "chunk_index": key[1]}
+        return Response.json(201, answer | {"checksum": checksum, "length": len(data)})
+
+    def _get(self, request: Request) -> Response:
+        key = _key(request)
+        data = self.chunks.get(key)
+        if data is None:
+            raise NotFound("no such chunk")
+        first, last = map(int, (request.headers.get("X-Dfs-Pieces") or "").split("-"))
+        part = data[first * PIECE : (last + 1) * PIECE]
+        crcs = [zlib.crc32(part[at : at + PIECE]) for at in range(0, len(part), PIECE)]
+        headers = [
+            ("X-Chunk-Checksum", self.sums[key]),
+            ("X-Dfs-Chunk-Length", str(len(data))),
+            ("X-Dfs-Piece-Crcs", "".join(f"{crc:08x}" for crc in crcs)),
+            ("X-Dfs-Node", self.node_id),
+        ]
+        return Response(200, headers, part)
+
+    def _erase(self, request: Request) -> Response:
+        file_ids = set(parse_json_object(request.body.read_all(MIB))["file_ids"])
+        with self.lock:
+            self.erased |= file_ids
+            self.chunks = {key: data for key, data in self.chunks.items() if key[0] not in file_ids}
+        return Response.json(200, {"erased": len(file_ids)})
+
+    def _notes(self, request: Request) -> Response:
+        notes = parse_json_object(request.body.read_all(4 * MIB))["notes"]
+        self.noted += notes
+        return Response.json(200, {"stored": len(notes)})
+
+    def _healthz(self, request: Request) -> Response:
+        return Response.json(200, {"node_id": self.node_id, "cluster_id": self._cluster_id})
+
+
+def _key(request: Request) -> Key:
+    return str(request.query.get("file_id")), int(request.query.get("chunk_index") or 0)
+
+
+class LocalApi:
+    """An API server of this process over SQLite and memory nodes. Use as a context manager."""
+
+    def __init__(self, directory: Path, *, nodes: int = 3, **settings: Any) -> None:
+        chosen: dict[str, Any] = {
+            "api_port": 0,
+            "heartbeat_timeout": 600.0,
+            "heartbeat_interval": 60.0,
+            "node_timeout": 5.0,
+            "chunk_size": 64 * 1024,
+            "erase_interval": 3600.0,
+            "metadata_url": f"sqlite:///{directory / 'metadata.sqlite'}",
+        }
+        self.settings = ApiSettings(**(chosen | settings))
+        self._closing = ExitStack()
+        store = SqliteStore(str(directory / "metadata.sqlite"))
+        self._closing.callback(store.close)
+        cluster = store.create()
+        self.nodes = [MemoryNode(f"node{number}", cluster.cluster_id) for number in range(1, nodes + 1)]
+        for node in self.nodes:
+            self._closing.callback(node.kill)
+            store.register_node(node.info())
+        self.store = store
+        self.service: Service = assemble(self.settings, store, cluster, self._closing)
+        listener = process.listen("127.0.0.1", 0, port_setting="DFS_API_PORT", bind_setting="DFS_API_BIND")
+        self.server = make_server(self.service, listener)
+        self._closing.callback(self.server.close)
+        self.server.start()
+        self.port = self.server.port
+        self._callers: list[Caller] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for caller in self._callers:
+            caller.close()
+        self._closing.close()
+
+    def caller(self) -> Caller:
+        caller = Caller(self.port)
+        self._callers.append(caller)
+        return caller
+
+    def node(self, node_id: str) -> MemoryNode:
+        return next(node for node in self.nodes if node.node_id == node_id)
+
+    def holders(self, file_id: str, index: int = 0) -> list[MemoryNode]:
+        """Nodes that hold the chunk."""
+        return [node for node in self.nodes if (file_id, index) in node.chunks]
+
+    def stored(self) -> set[str]:
+        """Ids of all files of which some node holds bytes."""
+        return {key[0] for node in self.nodes for key in node.chunks}
+
+    def erase_now(self) -> None:
+        """Have the eraser run as if everything were due."""
+        from dfs.cluster.calls import NodeCalls
+        from dfs.metadata.lease import LeaseHolder
+        from dfs.repair.eraser import Eraser
+        from dfs.wire.client import HttpClient
+
+        http = HttpClient()
+        calls = NodeCalls(http, self.service.cluster.cluster_id, 5.0)
+        lease = LeaseHolder(self.store, "eraser", str(uuid.uuid4()), 60.0)
+        eraser = Eraser(
+            self.store, self.service.membership, calls, lease, grace=0.0, upload_ttl=3600.0, interval=3600.0
+        )
+        later = self.service.now() + 60_000
+        for _ in range(3):
+            assert eraser.run_once(later).finished
+        http.close()
+
+
+def settle(api: LocalApi) -> None:
+    """Every buffer of the server is back in its pool."""
+    assert api.service.buffers.free_bytes == -(-api.settings.buffer_bytes // 64) * 64
+    assert api.service.buffers.waiting == 0
+
+
+def post(caller: Caller, target: str, value: dict[str, Any], **headers: str) -> Any:
+    return caller.call("POST", target, json.dumps(value).encode(), **headers)
+
+
+def slices(data: bytes, size: int) -> Iterator[bytes]:
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
