@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from dfs.api.chunks import download_chunk
+from dfs.api.chunks import download_chunk, upload_chunk
 from dfs.api.files import delete_file, get_content, get_file, move_file, put_file
 from dfs.api.health import healthz, list_nodes, readyz
 from dfs.api.namespace import list_buckets, list_files, make_bucket
-from dfs.api.seed import JSON_LIMIT, download_plan, finalize_upload, init_upload, upload_chunk
+from dfs.api.seed import JSON_LIMIT, download_plan, finalize_upload, init_upload
 from dfs.api.service import Service
 from dfs.api.uploads import abort_upload, show_upload
 from dfs.wire.message import Request, Response

@@ -119,6 +119,7 @@ def assemble(
         store=store,
         membership=membership,
         placement=placement,
+        calls=calls,
         replicator=replicator,
         source=source,
         notes=notes,

@@ -89,7 +89,7 @@ def put_file(service: Service, request: Request) -> Response:
         if order.sha256 is not None and content.sha256 != order.sha256:
             raise ChecksumMismatch(f"the file received has SHA-256 {content.sha256}, not the X-File-SHA256 declared")
         committed = writer.commit(content, order.condition)
-    service.notes.committed(committed.head, op_id=record.file_id)
+    service.notes.committed(committed.head, op_id=record.file_id, nodes=writer.first_nodes)
     return _created(committed.head, content.fewest_copies)
 
 

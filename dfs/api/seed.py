@@ -1,8 +1,7 @@
 """The seed protocol: uploads and downloads planned by the server, chunk by chunk through it.
 
-The order of an upload: `init_upload` (the record, `uploading`), `upload_chunk` (bytes durable on
-the nodes, then their rows), `finalize_upload` (all rows there: commit). A chunk's bytes are written
-before its rows, and its rows only while the file is not being deleted.
+The order of an upload: `init_upload` (the record, `uploading`), `chunks.upload_chunk` (bytes durable
+on the nodes, then their rows), `finalize_upload` (all rows there: commit).
 """
 
 from __future__ import annotations
@@ -13,23 +12,17 @@ from typing import Any
 
 from dfs.api.answers import described, etag_header, streamed_list
 from dfs.api.conditions import write_condition
-from dfs.api.memory import reserve
 from dfs.api.names import check_content_type, check_filename, cut_utf8, upload_path
 from dfs.api.plan import DownloadPlan, base_url, upload_targets
-from dfs.api.requests import chunk_index_of, file_id_of, operation_id, optional_text, whole_number
+from dfs.api.requests import file_id_of, operation_id, optional_text, whole_number
 from dfs.api.rows import add_rows
 from dfs.api.service import Service
 from dfs.api.sizes import check_chunk_size, check_chunks
 from dfs.api.tally import Tally, count_copies
-from dfs.cluster.view import View
 from dfs.errors import (
-    BadIndex,
     BadRequest,
-    ChecksumMismatch,
-    ChunkConflict,
     ConditionFailed,
     Gone,
-    LengthMismatch,
     NotFinalized,
     NotFound,
 )
@@ -42,11 +35,9 @@ from dfs.model import (
     FileRecord,
     FileState,
     check_path,
-    chunk_length,
     is_file_id,
     new_file_id,
     parse_file_id,
-    parse_sha256,
 )
 from dfs.wire.message import Request, Response, parse_json_object
 
@@ -116,82 +107,6 @@ def _operation(request: Request, fields: dict[str, Any]) -> str | None:
     if in_head is not None and in_head != in_body.lower():
         raise BadRequest("op_id and the X-Dfs-Op header name different operations")
     return in_body.lower()
-
-
-# --- proxy-chunk-upload --------------------------------------------------------------------------------
-
-
-def upload_chunk(service: Service, request: Request) -> Response:
-    """Store one chunk on its nodes; 201 once the strategy's replicas are durable and recorded."""
-    file_id, index = file_id_of(request), chunk_index_of(request)
-    declared = request.headers.get("X-Chunk-Checksum")
-    declared = None if declared is None else parse_sha256(declared, "X-Chunk-Checksum")
-    shape = service.shapes.of(file_id)
-    if index >= shape.chunk_count:
-        raise BadIndex(f"chunk_index {index}: the file has {shape.chunk_count} chunks")
-    length = chunk_length(shape.size, shape.chunk_size, index)
-    if request.body.length is not None and request.body.length != length:
-        raise LengthMismatch(f"chunk {index} has {length} bytes, not {request.body.length}")
-    view = service.replicator.check_nodes()
-    hint = request.query.get("node_id")
-    with reserve(service.buffers, length) as buffer:
-        checksum = _receive(request, buffer.view, index)
-        if declared is not None and declared != checksum:
-            raise ChecksumMismatch(f"the chunk received has SHA-256 {checksum}, not the X-Chunk-Checksum declared")
-        _check_stored(service, view, file_id, index, checksum, hint)
-        now = service.now()
-        written = service.replicator.write(
-            file_id,
-            index,
-            buffer.view,
-            checksum=checksum,
-            chunk_size=shape.chunk_size,
-            file_size=shape.size,
-            now_ms=now,
-            prefer=hint,
-        )
-    short = [PutShort(file_id, index, now)] if written.short else []
-    add_rows(service.store, file_id, written.replicas, short)
-    if written.pending is not None:
-        written.pending()
-    return Response.text(201, f"Chunk {index} stored on node {written.replicas[0].node_id}")
-
-
-def _receive(request: Request, view: memoryview, index: int) -> str:
-    """Read exactly the chunk; returns its checksum. A body that is shorter or longer stores nothing."""
-    digest = hashlib.sha256()
-    filled = 0
-    while filled < len(view):
-        count = request.body.readinto(view[filled:])
-        if not count:
-            raise LengthMismatch(f"chunk {index} has {len(view)} bytes, not {filled}")
-        digest.update(view[filled : filled + count])
-        filled += count
-    if request.body.length is None and request.body.read(1):
-        raise LengthMismatch(f"chunk {index} has {len(view)} bytes, not more")
-    return digest.hexdigest()
-
-
-def _check_stored(service: Service, view: View, file_id: str, index: int, checksum: str, hint: str | None) -> None:
-    """Refuse other bytes for a chunk that is stored.
-
-    Each node refuses them itself, and as long as the same nodes are chosen for the same chunk that
-    is enough: rows are looked at only where other nodes may be chosen than for an earlier copy, and
-    once the file is finished, when nobody would compare any more. (What slips through while nodes
-    come back is refused by finalize, which compares all rows.)
-    """
-    record = service.records.get_file(file_id)
-    if record is None:
-        raise NotFound(f"there is no upload {file_id}")
-    if record.state is FileState.DELETING:
-        raise Gone(f"the upload {file_id} was aborted or its file deleted")
-    if record.state is FileState.UPLOADING and len(view.writable) == len(view.members):
-        first = service.placement.first_for(file_id, index, view)
-        if first is not None and hint in (None, first.node_id):
-            return
-    for row in service.store.replicas(file_id, index, index):
-        if row.checksum != checksum:
-            raise ChunkConflict(f"chunk {index} is already stored with other bytes")
 
 
 # --- finalize-upload -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dfs.api.known import Buckets, Shapes
 from dfs.api.shared import SharedReads
+from dfs.cluster.calls import NodeCalls
 from dfs.cluster.membership import Membership
 from dfs.cluster.notes import NoteSender
 from dfs.cluster.placement import Placement
@@ -28,6 +29,7 @@ class Service:
     store: MetadataStore
     membership: Membership
     placement: Placement
+    calls: NodeCalls
     replicator: Replicator
     source: ChunkSource
     notes: NoteSender

@@ -105,6 +105,8 @@ class FileWriter:
         self._short: list[PutShort] = []
         self._late: list[Callable[[], None]] = []
         self._fewest: int | None = None
+        self.first_nodes: tuple[str, ...] | None = None
+        """The nodes that hold chunk 0, once they do: they get the notes about the file."""
 
     def __enter__(self) -> Self:
         return self
@@ -196,6 +198,8 @@ class FileWriter:
             )
         if written.pending is not None:
             self._late.append(written.pending)
+        if written.replicas[0].chunk_index == 0:
+            self.first_nodes = tuple(row.node_id for row in written.replicas)
         copies = len(written.replicas)
         self._fewest = copies if self._fewest is None else min(self._fewest, copies)
         if self._begun and len(self._rows) >= ROWS_AT_ONCE:

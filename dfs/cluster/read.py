@@ -120,14 +120,6 @@ class ChunkSource:
         pieces = self._chunk(file_id, chunk_index, rows, first_byte, last_byte, prefer, _Scratch())
         return PieceStream(pieces, last_byte - first_byte + 1, rows.checksum)
 
-    def length(self, file_id: str, chunk_index: int, *, prefer: str | None = None) -> int:
-        """A chunk's length, by its rows. Raises NotFound, NoReplica."""
-        rows = self._rows.one(file_id, chunk_index, prefer) if prefer is not None else None
-        rows = rows or self._rows.chunk(file_id, chunk_index)
-        if rows is None:
-            raise self._nowhere(file_id, chunk_index, ())
-        return rows.length
-
     # --- the bytes ---
 
     def _range(

@@ -257,8 +257,11 @@ class Catalog:
 
     def close(self) -> None:
         """Flush and close the index."""
-        self.flush()
+        whole = self.flush() and self.damage is None
         with self._flush_lock:
             index, self.index = self.index, None
             if index is not None:
-                index.close()
+                try:
+                    index.close(clean=whole)
+                except (sqlite3.Error, OSError) as error:
+                    self._on_failure(error)

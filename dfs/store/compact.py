@@ -24,7 +24,7 @@ from dfs.store.chunk import CompactionResult
 from dfs.store.disk import Bytes, Disk, DiskFile, write_fully
 from dfs.store.entry import Entry, entry_of
 from dfs.store.identity import DiskIdentity
-from dfs.store.index import Index
+from dfs.store.index import Index, IndexDamaged
 from dfs.store.index_change import VolumeRow
 from dfs.store.record import Kind, Record, encode_header, padded
 from dfs.store.scan import Damage, body_is_good, walk
@@ -105,8 +105,15 @@ class Compactor:
         self._erase_memory_ms = erase_memory_ms
         self._pace = pace
         self.stuck: str | None = None
-        """Why nothing is compacted any more until the next start, which looks at every file: a file
-        may be there that the index does not know, holding records that a DROP must go on hiding."""
+        """Why nothing is compacted for now: a file may be there that the index does not know, holding
+        records that a DROP must go on hiding. The next start looks at every file; `_unfinished` is
+        what may end it before."""
+        self._unfinished: Callable[[], None] | None = None
+
+    def settle(self) -> None:
+        """Finish what a failure left unfinished, if that can be done without a restart."""
+        if self._unfinished is not None:
+            self._unfinished()
 
     def choose(self, dead_share: float, active: int | None) -> list[list[int]]:
         """Volumes worth compacting, in groups whose remains fit into one volume each.
@@ -144,9 +151,15 @@ class Compactor:
 
     def compact(self, numbers: Sequence[int]) -> CompactionResult:
         """Replace the volumes by one with what still counts in them, or by none if that is nothing."""
+        self.settle()
         if self.stuck or not self._catalog.flush() or self._catalog.index is None:
             raise Unavailable(f"no compaction now: {self.stuck or 'the index cannot be written'}")
-        victims = [volume for number in numbers if (volume := self._volumes.get(number)) is not None]
+        rows = self._catalog.index.volumes
+        victims = [
+            volume
+            for number in numbers
+            if (volume := self._volumes.get(number)) is not None and number in rows and rows[number].sealed
+        ]
         copy = self._begin()
         try:
             kept = self._aside.keys()
@@ -176,6 +189,8 @@ class Compactor:
         with self._files.reading(volume.number) as file:
             for item in walk(file, volume.volume_id, 0, volume.end):
                 if isinstance(item, Damage):
+                    if item.unreadable:
+                        raise Interrupted(f"the disk cannot read all of volume {volume.number}")
                     message = (
                         f"bytes {item.offset} to {item.end} of a volume are no record, though they once were"
                     )
@@ -266,19 +281,13 @@ class Compactor:
                 forget=copy.forgotten,
                 sequence=self._volumes.sequence,
             )
-        except (sqlite3.Error, Unavailable):
+        except (sqlite3.Error, IndexDamaged, Unavailable):
             if row is not None:
                 self._withdraw(copy)
             raise
-        try:
-            for volume in victims:
-                self._volumes.remove(volume.number)
-                self._disk.unlink(self._files.path(volume.number))
-                self._files.forget(volume.number)
-            self._disk.sync_directory(self._directory)
-        except OSError as error:
-            self._get_stuck(f"a compacted volume could not be removed: {error}")
-            raise
+        for volume in victims:
+            self._volumes.remove(volume.number)
+        self._remove([volume.number for volume in victims])
         return CompactionResult(
             volumes=len(victims),
             moved_records=len(copy.entries),
@@ -292,28 +301,46 @@ class Compactor:
         try:
             copy.file.close()
             self._disk.rename(copy.path + TEMPORARY, copy.path)
-            self._disk.sync_directory(self._directory)
-        except OSError as error:
-            self._get_stuck(f"a new volume may be there or not: {error}")
+        except OSError:
+            self._throw_away(copy)
             raise
+        self._sync_names()
         self._volumes.add(Volume(copy.number, copy.volume_id, copy.end, compacted=True))
+
+    def _remove(self, numbers: Sequence[int]) -> None:
+        """Remove files that the index does not know any more. Raises OSError."""
+        place = self._files.path
+        try:
+            present = self._disk.listdir(self._directory)
+            for number in [number for number in numbers if volume_name(number) in present]:
+                self._disk.unlink(place(number))
+                self._files.forget(number)
+        except OSError as error:
+            self._get_stuck(
+                f"a compacted volume could not be removed: {error}", lambda: self._remove(numbers)
+            )
+            raise
+        self._sync_names()
+        self.stuck = self._unfinished = None
+
+    def _sync_names(self) -> None:
+        try:
+            self._disk.sync_directory(self._directory)
+        except OSError as error:  # and to repeat it would prove nothing
+            self._get_stuck(f"names of volume files may be durable or not: {error}", None)
+            raise
 
     def _withdraw(self, copy: _Copy) -> None:
         """The index did not take the new volume: remove it, once that is certain."""
+        self._get_stuck("the index did not say whether it took a new volume", lambda: self._withdraw(copy))
         index = self._catalog.index
-        try:
-            if index is None or index.has_volume(copy.number):
-                self._get_stuck("the index did not say whether it took a new volume")
-                return
+        if index is not None and not index.has_volume(copy.number):
             self._volumes.remove(copy.number)
-            self._disk.unlink(copy.path)
-            self._disk.sync_directory(self._directory)
-        except (OSError, sqlite3.Error) as error:
-            self._get_stuck(f"a new volume could not be withdrawn: {error}")
+            self._remove([copy.number])
 
-    def _get_stuck(self, reason: str) -> None:
-        self.stuck = reason
-        logs.error("store.compaction_stuck", reason=reason, until="the next start")
+    def _get_stuck(self, reason: str, unfinished: Callable[[], None] | None) -> None:
+        self.stuck, self._unfinished = reason, unfinished
+        logs.error("store.compaction_stuck", reason=reason)
 
     def _throw_away(self, copy: _Copy) -> None:
         try:

@@ -18,7 +18,8 @@ class Extent:
     the volume ends at the first bad record, or one whose body is bad. Bodies below it are not read.
 
     After the pass `end`, `durable`, `sequence` (the highest read, of records beyond the end too),
-    `volume_id` and `last` (the last record read) tell the result. Memory is bounded by the records
+    `volume_id` and `last` (the last record read) tell the result. `unreadable`: the disk could not read
+    something; then nothing is known of the end, and all of it counts until another pass. Memory is bounded by the records
     of one batch: only those above `durable` are held back.
     """
 
@@ -30,6 +31,7 @@ class Extent:
         self.durable = durable
         self.sequence = 0
         self.last: Record | None = None
+        self.unreadable = False
 
     def __iter__(self) -> Iterator[Record | Damage]:
         waiting: deque[Record | Damage] = deque()
@@ -39,12 +41,25 @@ class Extent:
                 self.sequence = max(self.sequence, item.sequence)
                 self.durable = max(self.durable, item.durable_upto)
                 self.last = item
+            elif item.unreadable:
+                self.unreadable = True
             waiting.append(item)
             while waiting and waiting[0].offset < self.durable:
                 yield waiting.popleft()
         while waiting:
             item = waiting.popleft()
-            if isinstance(item, Damage) or not body_is_good(self._file, item):
+            if not self._counts(item):
                 self.end = item.offset
                 return
             yield item
+
+    def _counts(self, item: Record | Damage) -> bool:
+        if self.unreadable:
+            return True
+        if isinstance(item, Damage):
+            return False
+        try:
+            return body_is_good(self._file, item)
+        except OSError:
+            self.unreadable = True
+            return True

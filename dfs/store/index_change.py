@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from dataclasses import dataclass
 
 from dfs.store.entry import Entry
 from dfs.store.record import Kind
+
+
+def row_crc(*values: object) -> int:
+    """The checksum kept in every row: SQLite notices damaged pages, not damaged values."""
+    return zlib.crc32(repr(values).encode())
+
 
 COLUMNS = "kind, file_id, chunk_index, volume, offset, size, sequence, created, length, checksum, chunk_size, file_size"
 NOTE_INDEX = -1
@@ -64,7 +71,8 @@ class Change:
             self.chunks += chunks
 
     def _dead(self, file_id: bytes, chunk_index: int, volume: int) -> None:
-        self._writer.execute("INSERT OR IGNORE INTO dead VALUES (?, ?, ?)", (file_id, chunk_index, volume))
+        row = (file_id, chunk_index, volume)
+        self._writer.execute("INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?)", (*row, row_crc(*row)))
 
     def _is_erased(self, file_id: bytes) -> bool:
         return self._erasures and (
@@ -99,7 +107,8 @@ class Change:
             if was_data:
                 self._dead(entry.file_id, entry.chunk_index, old[1])
         self._writer.execute(
-            f"INSERT OR REPLACE INTO chunks ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", entry
+            f"INSERT OR REPLACE INTO chunks ({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*entry, row_crc(*entry)),
         )
         self._count(entry.volume, entry.size, int(is_data))
 
@@ -113,9 +122,9 @@ class Change:
                 return
             self._count(old[1], -old[3], 0)
         self._erasures = True
+        row = (file_id, entry.volume, entry.offset, entry.size, entry.sequence, entry.created)
         self._writer.execute(
-            "INSERT OR REPLACE INTO erased VALUES (?, ?, ?, ?, ?, ?)",
-            (file_id, entry.volume, entry.offset, entry.size, entry.sequence, entry.created),
+            "INSERT OR REPLACE INTO erased VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, row_crc(*row))
         )
         self._count(entry.volume, entry.size, 0)
         for kind, volume, size, count in self._writer.execute(
@@ -124,7 +133,7 @@ class Change:
         ).fetchall():
             self._count(volume, -size, -count if kind == Kind.DATA else 0)
         self._writer.execute(
-            "INSERT OR IGNORE INTO dead SELECT file_id, chunk_index, volume FROM chunks WHERE file_id = ? AND kind = ?",
+            "INSERT OR IGNORE INTO dead SELECT file_id, chunk_index, volume, row_crc(file_id, chunk_index, volume) FROM chunks WHERE file_id = ? AND kind = ?",
             (file_id, int(Kind.DATA)),
         )
         self._writer.execute("DELETE FROM chunks WHERE file_id = ?", (file_id,))
@@ -150,10 +159,8 @@ class Change:
             self._dead(entry.file_id, NOTE_INDEX, old[1])
             self._count(old[1], -old[3], 0)
             self._writer.execute("DELETE FROM notes WHERE sequence = ?", (old[0],))
-        self._writer.execute(
-            "INSERT INTO notes VALUES (?, ?, ?, ?, ?, ?)",
-            (entry.sequence, entry.file_id, entry.checksum, entry.volume, entry.offset, entry.size),
-        )
+        row = (entry.sequence, entry.file_id, entry.checksum, entry.volume, entry.offset, entry.size)
+        self._writer.execute("INSERT INTO notes VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, row_crc(*row)))
         self._count(entry.volume, entry.size, 0)
 
     def forget(self, entry: Entry) -> None:
@@ -181,8 +188,16 @@ class Change:
     def save(self, sequence: int) -> None:
         for number in self._touched:
             row = self.volumes[number]
+            values = (
+                number,
+                row.volume_id,
+                row.upto,
+                int(row.sealed),
+                int(row.compacted),
+                row.live,
+                row.chunks,
+            )
             self._writer.execute(
-                "INSERT OR REPLACE INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (number, row.volume_id, row.upto, int(row.sealed), int(row.compacted), row.live, row.chunks),
+                "INSERT OR REPLACE INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*values, row_crc(*values))
             )
         self._writer.execute("UPDATE facts SET value = max(value, ?) WHERE name = 'sequence'", (sequence,))

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from dfs import logs
 from dfs.errors import DfsError, Unavailable
@@ -23,6 +24,9 @@ from dfs.store.rebuild import fill_index
 
 _COALESCE_SECONDS = 0.05
 _RETRY_SECONDS = 1.0
+
+
+T = TypeVar("T")
 
 
 class Maintenance:
@@ -143,6 +147,7 @@ class Maintenance:
         compactor, active = self._parts.compactor, self._parts.appender.active_number
         with self._lock:
             self.mend()
+            self._translated(compactor.settle)
             if volumes is None:
                 self._parts.catalog.flush()
                 groups = compactor.choose(self._options.compact_dead_share, active)
@@ -153,17 +158,18 @@ class Maintenance:
             total = CompactionResult()
             for group in groups:
                 if group:
-                    total = self._add(total, self._compact(group))
+                    done = self._translated(lambda group=group: compactor.compact(group))
+                    total = self._add(total, done)
             return total
 
-    def _compact(self, group: list[int]) -> CompactionResult:
+    def _translated(self, work: Callable[[], T]) -> T:
         try:
-            return self._parts.compactor.compact(group)
+            return work()
         except OSError as error:
             if error.errno in NO_SPACE:
                 self._parts.ballast.release()
             raise Unavailable(f"compaction failed: {error}") from error
-        except sqlite3.Error as error:
+        except (sqlite3.Error, IndexDamaged) as error:
             raise Unavailable(f"compaction failed, the index did not take it: {error}") from error
         except Interrupted as error:
             raise Unavailable(f"compaction was given up: {error}") from error

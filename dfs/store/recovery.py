@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 from dfs import logs
 from dfs.errors import StartError
-from dfs.store.disk import Disk, DiskFile, opened, write_fully
+from dfs.store.disk import Disk, DiskFile, opened, read_fully, write_fully
 from dfs.store.entry import Entry, entry_of
 from dfs.store.extent import Extent
 from dfs.store.identity import DiskIdentity
 from dfs.store.index import Index
 from dfs.store.index_change import VolumeRow
 from dfs.store.record import INDEXED, Kind, Record
-from dfs.store.scan import Damage, read_header, read_tolerant
+from dfs.store.scan import Damage, read_header
 from dfs.store.set_aside import SetAside
 from dfs.store.volume import TEMPORARY, Ending, Volume, is_compacted, previous_of, volume_name, volume_number
 from dfs.store.volumes import Volumes
@@ -173,18 +173,28 @@ class Recovery:
             if end == 0 or extent.volume_id is None:
                 self._remove_junk(file, found)
                 return
-            if end < found.size:
-                self._cut = True
-                if self._keep_tail(file, found, end):
-                    file.truncate(end)
-                else:
-                    self.unsettled = True
-            _write_again(file, extent.durable, end)
-            if end < found.size or extent.durable < end:
-                file.sync()
-        row = VolumeRow(found.number, extent.volume_id, end, sealed=True, compacted=found.compacted)
-        self._index.apply(entries, [row], sequence=self._sequence)
+            if not extent.unreadable:
+                self._finish(file, found, extent)
+        if extent.unreadable:
+            self.unsettled = True
+            self._aside.report("unreadable", "the disk cannot read all of a volume", volume=found.number)
+            self._take(entries, found, extent.volume_id)  # and the next start looks at all of it again
+        else:
+            row = VolumeRow(found.number, extent.volume_id, end, sealed=True, compacted=found.compacted)
+            self._index.apply(entries, [row], sequence=self._sequence)
         self._volumes.add(Volume(found.number, extent.volume_id, end, found.compacted))
+
+    def _finish(self, file: DiskFile, found: _Found, extent: Extent) -> None:
+        """Cut what does not count, and make durable what does."""
+        if extent.end < found.size:
+            self._cut = True
+            if self._keep_tail(file, found, extent.end):
+                file.truncate(extent.end)
+            else:
+                self.unsettled = True
+        _write_again(file, extent.durable, extent.end)
+        if extent.end < found.size or extent.durable < extent.end:
+            file.sync()
 
     def _extent(self, file: DiskFile, found: _Found) -> Extent:
         ending, row = self._endings.get(found.number), found.row
@@ -215,8 +225,12 @@ class Recovery:
         self._index.apply(entries, [row], sequence=self._sequence)
 
     def _keep_tail(self, file: DiskFile, found: _Found, end: int) -> bool:
-        if all(not any(data) for data in _pieces(file, end, found.size)):
-            return True
+        try:
+            if all(not any(data) for data in _pieces(file, end, found.size)):
+                return True
+        except OSError as error:
+            logs.warning("store.unreadable_tail", volume=found.number, error=error)
+            return False
         message = f"bytes {end} to {found.size} of a volume were never acknowledged"
         return self._aside.keep_bytes(file, found.number, end, found.size, "cut_tail", message)
 
@@ -230,7 +244,7 @@ class Recovery:
 
 def _pieces(file: DiskFile, start: int, end: int) -> Iterator[bytes]:
     for at in range(start, end, _REWRITE):
-        yield read_tolerant(file, min(_REWRITE, end - at), at)
+        yield read_fully(file, min(_REWRITE, end - at), at)
 
 
 def _write_again(file: DiskFile, start: int, end: int) -> None:

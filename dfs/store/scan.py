@@ -20,16 +20,18 @@ _SECTOR = 4096
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes `offset` to `end` of a volume file that are no record."""
+    """Bytes `offset` to `end` of a volume file that are no record. `unreadable`: the disk could not
+    read some of them, so they may be good another time."""
 
     offset: int
     end: int
+    unreadable: bool = False
 
 
-def read_tolerant(file: DiskFile, size: int, offset: int) -> bytes:
-    """Up to `size` bytes from `offset`; sectors that cannot be read come as zeros."""
+def read_tolerant(file: DiskFile, size: int, offset: int) -> tuple[bytes, bool]:
+    """Up to `size` bytes from `offset` and whether all could be read; what could not comes as zeros."""
     try:
-        return read_fully(file, size, offset)
+        return read_fully(file, size, offset), True
     except OSError:
         parts = []
         for at in range(offset, offset + size, _SECTOR):
@@ -41,7 +43,7 @@ def read_tolerant(file: DiskFile, size: int, offset: int) -> bytes:
             parts.append(part)
             if len(part) < step:
                 break
-        return b"".join(parts)
+        return b"".join(parts), False
 
 
 class _Window:
@@ -52,14 +54,16 @@ class _Window:
         self._end = end
         self._data = b""
         self._start = 0
+        self.unreadable = False
 
     def at(self, offset: int, size: int) -> tuple[bytes, int]:
         """Data and index in it where `offset` lies, with `size` bytes after it unless the end is nearer."""
         size = min(size, self._end - offset)
         index = offset - self._start
         if index < 0 or index + size > len(self._data):
-            self._data = read_tolerant(self._file, min(max(size, WINDOW), self._end - offset), offset)
+            self._data, good = read_tolerant(self._file, min(max(size, WINDOW), self._end - offset), offset)
             self._start, index = offset, 0
+            self.unreadable = self.unreadable or not good
         return self._data, index
 
 
@@ -87,7 +91,7 @@ def walk(file: DiskFile, volume_id: bytes | None, start: int, end: int) -> Itera
         record = _record_at(window, offset, volume_id)
         if record is None or record.end > end:
             after = _next_record(window, offset + 8, end, volume_id)
-            yield Damage(offset, end if after is None else after.offset)
+            yield Damage(offset, end if after is None else after.offset, window.unreadable)
             if after is None:
                 return
             record = after
@@ -116,19 +120,16 @@ def _next_record(window: _Window, offset: int, end: int, volume_id: bytes | None
 
 def read_header(file: DiskFile) -> Record | None:
     """The record at the beginning of a volume file; None when it is not whole."""
-    return decode_header(read_tolerant(file, FIXED_BYTES + MAX_ATTRIBUTES + 8, 0))
+    return decode_header(read_tolerant(file, FIXED_BYTES + MAX_ATTRIBUTES + 8, 0)[0])
 
 
 def body_is_good(file: DiskFile, record: Record) -> bool:
-    """Whether every piece of the body is on the disk as its CRC says. An unreadable one is not."""
+    """Whether every piece of the body is on the disk as its CRC says. Raises OSError."""
     buffer = memoryview(bytearray(min(PIECE, record.length)))
     start = record.offset + record.header_length
     for number, crc in enumerate(record.piece_crcs):
         view = buffer[: min(PIECE, record.length - number * PIECE)]
-        try:
-            count = file.read(view, start + number * PIECE)
-        except OSError:
-            return False
+        count = file.read(view, start + number * PIECE)
         if count != len(view) or zlib.crc32(view) != crc:
             return False
     return True

@@ -10,10 +10,9 @@ from collections.abc import Callable
 
 from dfs import logs
 from dfs.store.chunk import Report
-from dfs.store.disk import Disk, DiskFile, write_fully
+from dfs.store.disk import Disk, DiskFile, read_fully, write_fully
 from dfs.store.entry import Entry
 from dfs.store.record import Kind
-from dfs.store.scan import read_tolerant
 from dfs.store.volume import TEMPORARY
 
 _NAME = re.compile(r"[0-9]{10}-[0-9]{12}-[0-9]+(?:-([0-9a-f]{32})-([0-9]+))?\.(?:bad|tail)\Z")
@@ -92,8 +91,7 @@ class SetAside:
             target = self._disk.create(path + TEMPORARY)
             try:
                 for at in range(offset, end, _COPY):
-                    data = read_tolerant(file, min(_COPY, end - at), at)
-                    write_fully(target, [data], at - offset)
+                    write_fully(target, [read_fully(file, min(_COPY, end - at), at)], at - offset)
                 target.sync()
             finally:
                 target.close()

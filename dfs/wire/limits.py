@@ -25,7 +25,7 @@ class Limits:
     min_rate: float = 16 * 1024
     """Bytes a second of a body or an answer over `rate_window`, enforced while others wait."""
     rate_window: float = 10.0
-    stall_seconds: float = 60.0
+    stall_seconds: float = 300.0
     """Without a single byte of progress in a body or an answer, whether others wait or not."""
     hot_seconds: float = 0.005
     """How long a worker keeps a connection that has gone quiet."""

@@ -16,7 +16,17 @@ import pytest
 from dfs.errors import StartError
 from dfs.store.store import ChunkStore
 from tests.support.disk import Faults, MemoryIndex, SimDisk, Wreck, crash_images
-from tests.support.store_model import Clock, Workload, check, check_index, noted, open_store, quiet, small
+from tests.support.store_model import (
+    Clock,
+    Workload,
+    check,
+    check_index,
+    noted,
+    open_store,
+    quiet,
+    read,
+    small,
+)
 from tests.support.sweep import SEED, scaled, seeded, shrink
 
 GROUPS = 8
@@ -49,6 +59,7 @@ class Run:
         self.disk = SimDisk(capacity=1 << 20)
         self.index = MemoryIndex()
         self.clock = Clock()
+        self.erased_at: dict[str, float] = {}
         self.store = self.open()
 
     def open(self) -> ChunkStore:
@@ -58,6 +69,8 @@ class Run:
         kind, seed = step
         self.work.rng = random.Random(seed)
         getattr(self, kind.replace(" ", "_"))(self.work.rng)
+        for file_id in self.work.model.erased | self.work.model.maybe_erased:
+            self.erased_at.setdefault(file_id, self.clock.now)
         found = check(self.store, self.work.model, self.work.keys, f"after {step}")
         if not self.work.model.maybe and not self.work.model.maybe_erased:
             assert all(found[key] == self.work.model.state(key) for key in found)
@@ -67,7 +80,10 @@ class Run:
         if op[0] == "compact" and rng.random() < 0.6:
             op = (*op, "all")
         outcome = self.work.run(self.store, op)
-        assert may_fail or outcome != "failed", op
+        if op[0] == "compact":
+            self._learn_what_was_forgotten()
+        stuck = op[0] == "compact" and self.store._parts.compactor.stuck
+        assert may_fail or stuck or outcome != "failed", op
 
     def restart(self, rng: random.Random) -> None:
         self.store.close()
@@ -139,7 +155,20 @@ class Run:
 
     def months(self, rng: random.Random) -> None:
         self.clock.now += rng.choice((3, 31, 31)) * 86_400
+        if self.store._parts.compactor.stuck:
+            return
         self.store.compact([volume.number for volume in self.store._parts.volumes.all()])
+        self._learn_what_was_forgotten()
+
+    def _learn_what_was_forgotten(self) -> None:
+        """After 30 days a compaction may forget that a file was erased, when nothing is left of it."""
+        faults, self.disk.faults = self.disk.faults, None
+        index_faults, self.index.faults = self.index.faults, None
+        for file_id in sorted(self.work.model.erased):
+            if read(self.store, (file_id, 0)) is None:
+                assert self.clock.now - self.erased_at[file_id] >= 30 * 86_400
+                self.work.model.forget(file_id)
+        self.disk.faults, self.index.faults = faults, index_faults
 
 
 def steps(group: int, number: int) -> list[Step]:

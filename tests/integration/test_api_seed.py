@@ -209,10 +209,44 @@ def test_other_bytes_are_refused_though_all_nodes_of_the_first_are_away(tmp_path
         plan = begin(caller, 10)
         url = target(plan["upload_targets"][0]["url"])
         assert caller.call("PUT", url, b"x" * 10).status == 201
-        for node in api.holders(plan["file_id"]):
+        held = api.holders(plan["file_id"])
+        for node in held:
             node.kill()
+        # First nobody knows that they are away, and what was stored elsewhere is dropped again.
+        for _ in range(2):
+            assert caller.call("PUT", url, b"y" * 10).code == "chunk_conflict"
+            assert api.holders(plan["file_id"]) == held
+
+
+def test_what_cannot_be_dropped_is_no_replica(tmp_path: Path) -> None:
+    with LocalApi(tmp_path, nodes=4) as api:
+        caller = api.caller()
+        plan = begin(caller, 10)
+        url = target(plan["upload_targets"][0]["url"])
+        assert caller.call("PUT", url, b"x" * 10).status == 201
+        held = api.holders(plan["file_id"])
+
+        def keep(request: Request) -> None:
+            if request.path == "/drop-replica":
+                raise Unavailable("not now")
+
+        for node in api.nodes:
+            if node in held:
+                node.kill()
+            node.before = keep
         assert caller.call("PUT", url, b"y" * 10).code == "chunk_conflict"
-        assert len(api.holders(plan["file_id"])) == 2
+        assert {row.checksum for row in api.store.replicas(plan["file_id"])} == {hashlib.sha256(b"x" * 10).hexdigest()}
+
+
+def test_another_hint_is_no_way_to_other_bytes(tmp_path: Path) -> None:
+    with LocalApi(tmp_path, nodes=3, replication_factor=1) as api:
+        caller = api.caller()
+        file_id = begin(caller, 10)["file_id"]
+        answers = [
+            caller.call("PUT", f"/proxy-chunk-upload?file_id={file_id}&chunk_index=0&node_id=node{number}", data)
+            for number, data in ((1, b"x" * 10), (2, b"y" * 10), (3, b"y" * 10), (3, b"x" * 10))
+        ]
+        assert [answer.status for answer in answers] == [201, 409, 409, 201]
 
 
 def test_finalize_refuses_while_replicas_disagree(api: LocalApi, caller: Caller) -> None:

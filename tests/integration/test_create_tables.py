@@ -50,19 +50,21 @@ def test_three_at_once_make_protected_recoverable_tables_of_one_cluster(moto: Mo
 
 
 @pytest.mark.parametrize(
-    ("change", "text"),
+    ("change", "code", "text"),
     [
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "cannot be reached"),
-        ({"AWS_ENDPOINT_URL": "not a url"}, "AWS_ENDPOINT_URL"),
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "credentials"),
-        ({"AWS_PROFILE": "absent"}, "credentials"),
-        ({"AWS_REGION": "Not A Region"}, "AWS_REGION"),
-        ({"DFS_PATHS_TABLE": "x"}, "DFS_PATHS_TABLE"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, 1, "cannot be reached"),
+        ({"AWS_ENDPOINT_URL": "not a url"}, 1, "AWS_ENDPOINT_URL"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, 1, "credentials"),
+        ({"AWS_PROFILE": "absent"}, 1, "credentials"),
+        ({"AWS_REGION": "Not A Region"}, 2, "AWS_REGION"),
+        ({"DFS_PATHS_TABLE": "x"}, 2, "DFS_PATHS_TABLE"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(moto: MotoServer, change: dict[str, str], text: str) -> None:
+def test_what_is_wrong_is_said_in_one_line(
+    moto: MotoServer, change: dict[str, str], code: int, text: str
+) -> None:
     done = run(moto.environment() | change)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (code, "")
     assert len(done.stderr.splitlines()) == 1 and text in done.stderr, done.stderr
 
 

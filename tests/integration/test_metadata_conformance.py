@@ -376,7 +376,7 @@ def test_heads_are_scanned_in_byte_order_within_bounds(store: MetadataStore) -> 
     assert scan(store, longest, True, longest + "a") == [longest]
     assert scan(store, longest + "a", True, "b") == []
     assert scan(store, "a" * 1023 + "é", False, "c") == ["b"]
-    assert scan(store, "", True, "a" * 1025) == ["Z", "a", longest]
+    assert scan(store, "", True, "a" * 1025) == ["Z", "a", "a/b", "a0", longest]
 
 
 # --- gc index ----------------------------------------------------------------------------------------

@@ -137,7 +137,12 @@ def test_a_port_that_was_taken_meanwhile_is_given_up() -> None:
 def test_an_api_that_dies_while_nodes_gather_ends_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        closer = threading.Thread(target=lambda: server.accept()[0].close())
+
+        def hang_up() -> None:
+            connection, _ = server.accept()
+            connection.close()
+
+        closer = threading.Thread(target=hang_up)
         closer.start()
         client = HttpClient()
         with pytest.raises(StartError, match="stopped answering"):

@@ -375,6 +375,7 @@ class MemoryIndex:
         self.history: list[tuple[int, bytes]] = []
         self.faults: Callable[[str], None] | None = None
         self.discarded = 0
+        self.sealed: bytes | None = None
         self._position = position
 
     def connect(self) -> sqlite3.Connection:
@@ -398,6 +399,13 @@ class MemoryIndex:
     def discard(self) -> None:
         self.discarded += 1
         self.snapshot = b""
+
+    def seal(self) -> None:
+        self.sealed = self.snapshot
+
+    def break_seal(self) -> bool:
+        sealed, self.sealed = self.sealed, None
+        return sealed is not None and sealed == self.snapshot
 
     def called(self, sql: str) -> None:
         if self.faults is not None:

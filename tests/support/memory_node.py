@@ -52,6 +52,7 @@ class MemoryNode:
         table: list[tuple[str, str, Callable[[Request], Response], int | None]] = [
             ("PUT", "/store-chunk", self._store, None),
             ("GET", "/get-chunk", self._get, 0),
+            ("POST", "/drop-replica", self._drop, 0),
             ("POST", "/erase-files", self._erase, MIB),
             ("POST", "/notes", self._notes, 4 * MIB),
             ("GET", "/healthz", self._healthz, 0),
@@ -129,6 +130,11 @@ class MemoryNode:
             ("X-Dfs-Node", self.node_id),
         ]
         return Response(200, headers, part)
+
+    def _drop(self, request: Request) -> Response:
+        with self.lock:
+            self.sums.pop(_key(request), None)
+            return Response.json(200, {"dropped": self.chunks.pop(_key(request), None) is not None})
 
     def _erase(self, request: Request) -> Response:
         file_ids = set(parse_json_object(request.body.read_all(MIB))["file_ids"])

@@ -132,6 +132,12 @@ class Model:
         states = {self.sure.get(key)} | self.maybe.get(key, set())
         return states | {GONE} if key[0] in self.maybe_erased else states
 
+    def forget(self, file_id: str) -> None:
+        """The store no longer remembers that the file was erased; it is as if it had never been."""
+        self.erased.discard(file_id)
+        self.sure = {key: state for key, state in self.sure.items() if key[0] != file_id}
+        self.notes = {note for note in self.notes if json.loads(note).get("file_id") != file_id}
+
     def became(self, seen: dict[Key, State], notes: set[str]) -> None:
         """After a crash: what is there is what is stored."""
         self.settle()
@@ -174,12 +180,17 @@ def noted(store: ChunkStore) -> set[str]:
     return {json.dumps(found.note, sort_keys=True) for found in store.notes(0, 10_000)}
 
 
+def brief(state: State) -> str:
+    """A state in a few characters."""
+    return f"{state[:50]!r} ({len(state)} bytes)" if isinstance(state, bytes) else str(state)
+
+
 def check(store: ChunkStore, model: Model, keys: list[Key], where: str) -> dict[Key, State]:
     """acknowledged ⊆ readable ⊆ attempted. Returns what is readable."""
     seen = observe(store, keys)
     for key, state in seen.items():
         allowed = model.allowed(key)
-        assert state in allowed, f"{where}: chunk {key} is {state!r}, allowed: {allowed!r}"
+        assert state in allowed, f"{where}: chunk {key} is {brief(state)}, allowed: {[*map(brief, allowed)]}"
     notes = noted(store)
     alive = {
         note
@@ -194,12 +205,17 @@ def check(store: ChunkStore, model: Model, keys: list[Key], where: str) -> dict[
 def check_index(store: ChunkStore) -> None:
     """The index is what a rebuild would make, counters included."""
     parts = store._parts
-    assert parts.catalog.flush()
+    if parts.compactor.stuck:
+        store.compact([])
+    if not parts.catalog.flush():
+        store._maintenance.mend()
+        assert parts.catalog.flush()
     fresh = Index(MemoryIndex(), IDENTITY.disk_id)
     fill_index(fresh, parts.volumes, parts.files, parts.aside, parts.appender.active_number)
     found = parts.catalog.index
     assert found is not None
-    assert compare_indexes(found, fresh) == []
+    wrong = compare_indexes(found, fresh)
+    assert not wrong, wrong
     assert {n: (row.upto, row.live, row.chunks) for n, row in found.volumes.items()} == {
         n: (row.upto, row.live, row.chunks) for n, row in fresh.volumes.items()
     }
@@ -262,7 +278,7 @@ class Workload:
                 found = model.allowed(subject)
                 stored = store.put(*subject, rest[0], checksum=None, chunk_size=4096, file_size=None)
                 assert stored.checksum == hashlib.sha256(rest[0]).hexdigest()
-                assert found & {None, rest[0]}, f"put succeeded over {found}"
+                assert found & {None, rest[0]}, f"put succeeded over {[*map(brief, found)]}"
             elif name == "drop":
                 dropped = store.drop(*subject)
                 if len(model.allowed(subject)) == 1:
@@ -286,7 +302,7 @@ class Workload:
                 if isinstance(error, Gone)
                 else any(isinstance(state, bytes) for state in allowed)
             )
-            assert right, f"{op} was refused with {error!r} over {allowed}"
+            assert right, f"{name} {subject} was refused with {error!r} over {[*map(brief, allowed)]}"
             return "refused"
         except NotFound:
             assert name == "verify" and None in model.allowed(subject)
@@ -296,7 +312,7 @@ class Workload:
         except CorruptChunk:
             return "failed"
         except DfsError as error:
-            raise AssertionError(f"{op} raised {error!r}") from error
+            raise AssertionError(f"{name} {subject} raised {error!r}") from error
         return "ok"
 
 

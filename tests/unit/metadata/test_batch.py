@@ -33,7 +33,7 @@ def test_callers_that_arrive_while_a_batch_runs_form_the_next_one() -> None:
         assert first.result() == 0
         assert [other.result() for other in others] == [number * 2 for number in range(1, 8)]
     assert [len(batch) for batch in batches] == [1, 4, 3]
-    assert sorted(sum(batches, [])) == list(range(8))
+    assert sorted(work for batch in batches for work in batch) == list(range(8))
 
 
 def test_each_job_has_its_own_error_and_a_failed_batch_fails_all() -> None:

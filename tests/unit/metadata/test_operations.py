@@ -10,7 +10,7 @@ import pytest
 
 from dfs.errors import BadRequest, Busy, ConditionFailed, Gone, NotFound, Unavailable, Unknown
 from dfs.metadata import operations
-from dfs.metadata.contract import GcKind, PutHead, PutShort, RemoveFile
+from dfs.metadata.contract import GcKind, PutShort, RemoveFile
 from dfs.metadata.operations import ALWAYS, Committed, Precondition, head_of
 from dfs.metadata.sqlite import SqliteStore
 from dfs.model import FileRecord, FileState, new_file_id
@@ -421,17 +421,6 @@ def test_a_delete_whose_answer_was_lost_succeeds_once(
     assert store.get_head(B, "p") == newer.head
 
 
-def test_a_late_delete_is_fenced_before_it_is_refused(store: SqliteStore) -> None:
-    """Lost; then the file is moved away, so not found; the move undone: a late arrival must not delete."""
-    head = put(store, "p").head
-    chaos = scripted(store, "late")
-    chaos.at("get_head", 2, lambda: operations.move_path(store, B, "p", "q", ALWAYS, NOW))
-    with pytest.raises(NotFound):
-        operations.delete_path(chaos, B, "p", ALWAYS, NOW)
-    store.transact([PutHead(head, None)])  # As if nothing had happened: only the fence can refuse it.
-    assert chaos.arrive() == [False]
-
-
 def test_a_delete_racing_an_overwrite_deletes_what_is_there(store: SqliteStore) -> None:
     put(store, "p")
     newer: list[Committed] = []
@@ -566,6 +555,19 @@ def test_a_move_racing_a_file_at_its_target(store: SqliteStore) -> None:
     chaos = scripted(store, lambda: newer.append(put(store, "b")))
     done = operations.move_path(chaos, B, "a", "b", ALWAYS, NOW, overwrite=True)
     assert done.replaced == newer[0].head
+
+
+@pytest.mark.parametrize("op_id", [None, "x"])
+def test_a_late_move_is_fenced_before_it_is_refused(store: SqliteStore, op_id: str | None) -> None:
+    """Lost; refused, because a file has come to the target; that one deleted; arrives."""
+    head = put(store, "a").head
+    chaos = scripted(store, "late")
+    chaos.at("get_head", 3, lambda: put(store, "b"))
+    with pytest.raises(ConditionFailed, match="exists"):
+        operations.move_path(chaos, B, "a", "b", ALWAYS, NOW, op_id=op_id)
+    operations.delete_path(store, B, "b", ALWAYS, NOW)
+    assert chaos.arrive() == [False]
+    assert store.get_head(B, "a") == head and store.get_head(B, "b") is None
 
 
 def test_moving_there_and_back_never_shows_an_old_version_again(store: SqliteStore) -> None:
