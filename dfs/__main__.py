@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from dfs import __version__
 
+if sys.version_info < (3, 11):  # noqa: UP036  (from a checkout nothing else has checked it)
+    sys.exit("dfs needs Python 3.11 or newer, and this is {}.{}: {}".format(*sys.version_info[:2], sys.executable))
+
 COMMANDS = {
     "up": ("dfs.local.up", "serve files from this machine: one API server and some nodes"),
     "demo": ("dfs.local.demo", "see it work: store a file, kill a node, read the file back"),
@@ -33,8 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         problem = f"there is no command {command!r}\n\n" if command else ""
         print(problem + usage(), file=sys.stderr)
         return 2
-    module = importlib.import_module(COMMANDS[command][0])
-    result: int = module.main(arguments[1:])
+    try:
+        module = importlib.import_module(COMMANDS[command][0])
+        result: int = module.main(arguments[1:])
+    except KeyboardInterrupt:  # too early, or too late, for the command to have said so itself
+        print("dfs: interrupted", file=sys.stderr)
+        return 130
     return result
 
 

@@ -375,7 +375,7 @@ def load(
     known = _known()
     for name in sorted(environ):
         if name.startswith("DFS_") and name not in known:
-            raise SettingsError(f"{name} is not a setting of dfs (--show-settings lists them): misspelt?")
+            raise SettingsError(f"{name} is not a setting of dfs (the README lists them all): misspelt?")
     values = (read_config(config) if config else {}) | {k: v for k, v in environ.items() if k in known and v}
     chosen: dict[str, Any] = {}
     for field in dataclasses.fields(role):  # type: ignore[arg-type]

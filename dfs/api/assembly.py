@@ -16,7 +16,6 @@ from dfs import METADATA_FORMAT, __version__, logs, process
 from dfs.api.app import routes
 from dfs.api.known import Buckets, Shapes
 from dfs.api.service import Service
-from dfs.api.shared import SharedReads
 from dfs.cluster.calls import NodeCalls
 from dfs.cluster.membership import Membership
 from dfs.cluster.notes import NoteSender
@@ -127,7 +126,6 @@ def assemble(
         chunk_calls=chunk_calls,
         buckets=Buckets(store),
         shapes=Shapes(store),
-        records=SharedReads(store),
     )
     eraser = Eraser(
         store,

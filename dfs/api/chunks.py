@@ -8,29 +8,15 @@ from __future__ import annotations
 
 import hashlib
 
-from dfs import logs
 from dfs.api.memory import reserve
 from dfs.api.requests import chunk_index_of, file_id_of
 from dfs.api.rows import add_rows
 from dfs.api.service import Service
-from dfs.cluster.replicate import Written
-from dfs.cluster.view import View
-from dfs.errors import (
-    BadIndex,
-    ChecksumMismatch,
-    ChunkConflict,
-    DfsError,
-    Gone,
-    LengthMismatch,
-    NoReplica,
-    NotFound,
-)
+from dfs.errors import BadIndex, ChecksumMismatch, ChunkConflict, LengthMismatch, NoReplica, NotFound
 from dfs.metadata.contract import PutShort
-from dfs.model import AdminState, ChunkReplica, FileState, chunk_length, is_node_id, parse_sha256
-from dfs.wire.deadline import Deadline
+from dfs.model import chunk_length, is_node_id, parse_sha256
 from dfs.wire.message import Request, Response
 
-_DROP_SECONDS = 5.0
 _HEADERS = (("Content-Type", "application/octet-stream"), ("X-Content-Type-Options", "nosniff"))
 
 
@@ -48,14 +34,12 @@ def upload_chunk(service: Service, request: Request) -> Response:
     length = chunk_length(shape.size, shape.chunk_size, index)
     if request.body.length is not None and request.body.length != length:
         raise LengthMismatch(f"chunk {index} has {length} bytes, not {request.body.length}")
-    view = service.replicator.check_nodes()
+    service.replicator.check_nodes()
     with reserve(service.buffers, length) as buffer:
         checksum = _receive(request, buffer.view, index)
         if declared is not None and declared != checksum:
             raise ChecksumMismatch(f"the chunk received has SHA-256 {checksum}, not the X-Chunk-Checksum declared")
-        usual = _usual_nodes(service, view, file_id, index, hint)
-        if not usual or _is_finished(service, file_id):
-            _compare_rows(service, file_id, index, checksum)
+        _compare_rows(service, file_id, index, checksum)
         now = service.now()
         written = service.replicator.write(
             file_id,
@@ -67,8 +51,6 @@ def upload_chunk(service: Service, request: Request) -> Response:
             now_ms=now,
             prefer=hint,
         )
-    if usual and not {row.node_id for row in written.replicas} <= usual:
-        _compare_rows(service, file_id, index, checksum, stored=written)
     short = [PutShort(file_id, index, now)] if written.short else []
     add_rows(service.store, file_id, written.replicas, short)
     if written.pending is not None:
@@ -96,51 +78,14 @@ def _receive(request: Request, view: memoryview, index: int) -> str:
     return digest.hexdigest()
 
 
-# Other bytes for a chunk that is stored are refused by each node that holds it. As long as the same
-# nodes are chosen for the same chunk that is enough, and looking for rows would only cost. They are
-# looked at where other nodes are chosen than an earlier copy may have, and once the file is finished,
-# when nobody compares any more. (What slips through while nodes come back is refused by finalize.)
+def _compare_rows(service: Service, file_id: str, index: int, checksum: str) -> None:
+    """Raise ChunkConflict when the chunk is recorded with other bytes.
 
-
-def _usual_nodes(service: Service, view: View, file_id: str, index: int, hint: str | None) -> set[str]:
-    """The nodes that take this chunk while all is well; empty when it is not."""
-    order = service.placement.nodes_for(file_id, index, view)
-    registered = sum(member.info.admin_state is not AdminState.DECOMMISSIONED for member in view.members)
-    if len(view.writable) < registered or (hint is not None and hint != order[0].node_id):
-        return set()
-    return {node.node_id for node in order[: service.replicator.factor]}
-
-
-def _is_finished(service: Service, file_id: str) -> bool:
-    record = service.records.get_file(file_id)
-    if record is None:
-        raise NotFound(f"there is no upload {file_id}")
-    if record.state is FileState.DELETING:
-        raise Gone(f"the upload {file_id} was aborted or its file deleted")
-    return record.state is not FileState.UPLOADING
-
-
-def _compare_rows(
-    service: Service, file_id: str, index: int, checksum: str, *, stored: Written | None = None
-) -> None:
-    """Raise ChunkConflict when a row names other bytes; what was just `stored` is then dropped."""
-    if all(row.checksum == checksum for row in service.store.replicas(file_id, index, index)):
-        return
-    for row in stored.replicas if stored is not None else ():
-        _drop(service, row)
-    raise ChunkConflict(f"chunk {index} is already stored with other bytes")
-
-
-def _drop(service: Service, row: ChunkReplica) -> None:
-    """Bytes without a row would stand in the way of the chunk's own bytes later."""
-    member = service.membership.view().get(row.node_id)
-    try:
-        if member is not None:
-            service.calls.drop(member.info, row.file_id, row.chunk_index, deadline=Deadline(_DROP_SECONDS))
-    except DfsError as error:
-        logs.warning(
-            "chunk.not_dropped", node_id=row.node_id, file_id=row.file_id, chunk_index=row.chunk_index, reason=error
-        )
+    The nodes compare too, but each only with what it holds itself, and a hint or a lost node leads
+    elsewhere. (Of two first uploads at the same moment both may pass: finalize refuses then.)
+    """
+    if any(row.checksum != checksum for row in service.store.replicas(file_id, index, index)):
+        raise ChunkConflict(f"chunk {index} is already stored with other bytes")
 
 
 # --- down ----------------------------------------------------------------------------------------------
@@ -154,6 +99,9 @@ def download_chunk(service: Service, request: Request) -> Response:
     except NoReplica:
         _explain(service, file_id, index)
         raise
+    if not pieces.length:
+        pieces.close()
+        raise BadIndex(f"chunk_index {index}: the file is empty and has no chunks")
     return Response(200, _HEADERS, pieces, pieces.length)
 
 

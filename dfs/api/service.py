@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from dfs.api.known import Buckets, Shapes
-from dfs.api.shared import SharedReads
 from dfs.cluster.calls import NodeCalls
 from dfs.cluster.membership import Membership
 from dfs.cluster.notes import NoteSender
@@ -37,7 +36,6 @@ class Service:
     chunk_calls: ThreadPoolExecutor
     buckets: Buckets
     shapes: Shapes
-    records: SharedReads
 
     @property
     def required_copies(self) -> int:

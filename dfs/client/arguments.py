@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import string
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dfs import __version__
 from dfs.client.failures import UsageError
+from dfs.errors import DfsError
+from dfs.model import parse_file_id
 from dfs.settings import parse_size, parse_time
 
 _EPILOG = """\
@@ -50,6 +53,19 @@ def _seed_chunk_size(text: str) -> int:
         return int(text)
     except ValueError:
         return _size(text)
+
+
+def _uuid(text: str) -> str:
+    try:
+        return parse_file_id(text)
+    except DfsError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version 4 UUID") from None
+
+
+def _sha256(text: str) -> str:
+    if len(text) != 64 or not all(char in string.hexdigits for char in text):
+        raise argparse.ArgumentTypeError("a SHA-256 is 64 hexadecimal digits")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -128,7 +144,7 @@ def _conditions(parser: Parser) -> None:
 
 
 def _operation(parser: Parser) -> None:
-    parser.add_argument("--op-id", metavar="UUID", help="repeat the operation of this id, never doing it twice")
+    parser.add_argument("--op-id", type=_uuid, metavar="UUID", help="repeat the operation of this id, never doing it twice")
 
 
 def _put(parser: Parser) -> None:
@@ -140,7 +156,7 @@ def _put(parser: Parser) -> None:
     parser.add_argument("--no-clobber", action="store_true", help="only create: short for --if-none-match '*'")
     parser.add_argument("--chunk-size", type=_chunk_size, metavar="SIZE", help="such as 1MiB (else the servers choose)")
     parser.add_argument("--content-type", metavar="TYPE", help="media type (else guessed from the name)")
-    parser.add_argument("--sha256", metavar="HEX", help="refuse the file if it does not have this SHA-256")
+    parser.add_argument("--sha256", type=_sha256, metavar="HEX", help="refuse the file if it does not have this SHA-256")
     _operation(parser)
 
 
@@ -194,5 +210,5 @@ def _upload(parser: Parser) -> None:
 
 def _download(parser: Parser) -> None:
     _named(parser, "api_url", "API_URL")
-    _named(parser, "file_id", "FILE_ID")
+    parser.add_argument("file_id", type=_uuid, metavar="FILE_ID")
     _named(parser, "out", "OUT")

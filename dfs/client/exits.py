@@ -40,7 +40,7 @@ _ADVICE: tuple[tuple[type[DfsError], str], ...] = (
     (errors.RequestTimeout, "try again"),
     (errors.ConditionFailed, "`stat` shows what is there now"),
     (errors.NotFinalized, "the upload has to be finished first"),
-    (errors.NotFound, "`ls` shows what is there"),
+    (errors.NotFound, "`ls` and `buckets` show what is there"),
     (errors.TooManyChunks, "--chunk-size sets another size"),
 )
 

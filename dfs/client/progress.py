@@ -44,7 +44,8 @@ def render(name: str, done: int, total: int | None, rate: float, width: int) -> 
     facts = f"{share:4.0%}  {format_size(done)} of {format_size(total)}  {speed}  {left} left"
     room = width - len(name) - len(facts) - 6
     if room < 5:
-        return f"{name}  {facts}"[:width]
+        shorter = (f"{name}  {facts}", f"{name}  {share:4.0%}  {speed}", f"{name}  {share:4.0%}", f"{share:4.0%}")
+        return next((line for line in shorter if len(line) <= width), "")
     room = min(room, 40)
     filled = int(share * room)
     return f"{name}  [{'=' * filled}{' ' * (room - filled)}]  {facts}"[:width]

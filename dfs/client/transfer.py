@@ -176,6 +176,8 @@ def get(context: Context, arguments: argparse.Namespace) -> Exit:
     """PATH|FILE_ID [OUT], or -r PREFIX/ [DIR]."""
     if arguments.recursive:
         return _get_tree(context, arguments)
+    if arguments.target.endswith("/"):
+        raise UsageError(f"{arguments.target} is no file's path: get -r fetches what lies under it")
     target = wanted(arguments.target)
     if arguments.out == "-":
         if arguments.resume or arguments.no_clobber:
@@ -186,7 +188,10 @@ def get(context: Context, arguments: argparse.Namespace) -> Exit:
         raise UsageError("--resume and --if-none-match exclude each other")
     name = target.name
     if target.file_id is not None and (arguments.out is None or os.path.isdir(arguments.out)):
-        name = context.client.upload_status(target.file_id).path or name
+        try:
+            name = context.client.upload_status(target.file_id).path or name
+        except NotFound:
+            raise NotFound(f"there is no file {target.file_id}") from None
     _get_one(context, arguments, target, output_file(arguments.out, name))
     return Exit.DONE
 
@@ -262,7 +267,8 @@ def upload(context: Context, arguments: argparse.Namespace) -> Exit:
         stored = context.client.upload(arguments.file, chunk_size=arguments.chunk_size, progress=progress)
     context.console.result(
         asdict(stored),
-        f"Uploaded {stored.size} bytes in {stored.chunks} chunks of {stored.chunk_size} bytes\n"
+        f"Uploaded {stored.size} bytes in {stored.chunks} chunk{'' if stored.chunks == 1 else 's'}"
+        f" of {stored.chunk_size} bytes\n"
         f"Upload complete! File ID: {stored.file_id}",
     )
     return Exit.DONE

@@ -64,6 +64,7 @@ class _Outbox:
 
     def __init__(self) -> None:
         self.notes: deque[Note] = deque()
+        self.under_way = 0
         self.sending = False
         self.pause = 0.0
         self.not_before = float("-inf")
@@ -121,8 +122,9 @@ class NoteSender:
         self._thread.start()
 
     def stop(self, seconds: float = 2.0) -> None:
-        """Send what can be sent within `seconds`, then end."""
-        self.flush(seconds)
+        """Send what can be sent within `seconds`, then end. Nodes that do not answer are not waited for."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queued == self._hopeless(), seconds)
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
@@ -134,6 +136,16 @@ class NoteSender:
         """Wait until everything is sent; False when some is left after `seconds`."""
         with self._changed:
             return self._changed.wait_for(lambda: self._queued == 0, seconds)
+
+    def _hopeless(self) -> int:
+        """How many notes are for nodes that do not answer, or did not take the last ones."""
+        view = self._membership.view()
+        count = 0
+        for node_id, box in self._outboxes.items():
+            member = view.get(node_id)
+            if box.pause or member is None or not member.healthy:
+                count += len(box.notes) + box.under_way
+        return count
 
     # --- the queue ---
 
@@ -242,6 +254,7 @@ class NoteSender:
                 box.notes.clear()
                 return True
             batch = [box.notes.popleft() for _ in range(min(BATCH, len(box.notes)))]
+            box.under_way = len(batch)
         try:
             self._calls.notes(member.info, batch, deadline=Deadline(_CALL_SECONDS))
         except errors.BadRequest as error:  # the same notes would be refused again and again
@@ -250,14 +263,17 @@ class NoteSender:
             if isinstance(error, (NodeFailed, errors.WrongNode)):
                 self._membership.report_failure(node_id, error.message)
             with self._changed:
+                box.under_way = 0
                 box.notes.extendleft(reversed(batch))
                 self._make_room()
             return False
         except BaseException:
             with self._changed:
+                box.under_way = 0
                 self._queued -= len(batch)
             raise
         with self._changed:
+            box.under_way = 0
             self._queued -= len(batch)
             self._changed.notify_all()
         return True

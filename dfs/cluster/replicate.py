@@ -219,14 +219,13 @@ class Replicator:
             error = transfer.final
             stored = [node.node_id for node in transfer.stored]
             holders = tuple(dict.fromkeys([*stored, *transfer.uncertain]))
-            out_of_space = transfer.out_of_space
+            out_of_space = len(transfer.out_of_space)
         if error is None:
             view = self._membership.view()
             available = len(view.writable)
             if available >= self.required:  # they answer, and yet they did not take it in time
                 available = len(stored)
-            full = max(view.full, self.required) if out_of_space else view.full
-            error = _too_few(self.required, available, full)
+            error = _too_few(self.required, available, max(view.full, out_of_space))
         error.__dict__["holders"] = holders
         return error
 

@@ -45,7 +45,7 @@ class Transfer:
     """The lanes of one chunk and what has come of them. Its attributes are guarded by `changed`.
 
     `stored`: nodes that hold the chunk, in the order in which they acknowledged. `uncertain`: nodes
-    that may hold it. `refused`: nodes without room or read-only. `final`: the error that ends it.
+    that may hold it. `refused`: nodes without room (`out_of_space`) or read-only. `final`: the error that ends it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Transfer:
         self.stored: list[NodeInfo] = []
         self.uncertain: dict[str, None] = {}
         self.refused: set[str] = set()
-        self.out_of_space = False
+        self.out_of_space: set[str] = set()
         self.final: Exception | None = None
         self.running = 0
 
@@ -177,7 +177,8 @@ class Transfer:
                 self.final = self.final or error
             elif isinstance(error, _REFUSED):
                 self.refused.add(node.node_id)
-                self.out_of_space = self.out_of_space or isinstance(error, errors.NodeFull)
+                if isinstance(error, errors.NodeFull):
+                    self.out_of_space.add(node.node_id)
             if not isinstance(error, _NOT_STORED) and not nothing_sent:
                 self.uncertain[node.node_id] = None
         if isinstance(error, FINAL):

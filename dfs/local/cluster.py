@@ -65,12 +65,12 @@ class EmbeddedCluster:
 
         The caller calls `stop` in either case.
         """
-        if self.layout.metadata == "sqlite":
-            metadata = open_metadata(self.settings)
-            try:
+        metadata = open_metadata(self.settings)  # for DynamoDB too: boto3 may be missing
+        try:
+            if self.layout.metadata == "sqlite":
                 metadata.create()
-            finally:
-                metadata.close()
+        finally:
+            metadata.close()
         for child in self.nodes.values():
             child.spawn()
         for child in self.nodes.values():

@@ -111,14 +111,19 @@ class ClusterDirectory:
         os.close(self.lock_fd)
 
     def read(self) -> Layout | None:
-        """The layout; None before the first start. Raises StartError when it is damaged."""
+        """The layout; None before the first start. Raises StartError when it is damaged.
+
+        A start that failed before it made metadata or a node's disk binds nobody: that is None too.
+        """
         file = self.path / "cluster.json"
         try:
-            return Layout.from_json(file.read_text(encoding="utf-8"))
+            layout = Layout.from_json(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StartError(f"{file} cannot be used: {error}") from None
+        begun = (self.path / "metadata.sqlite").exists() or any(self.path.glob("nodes/*/node.json"))
+        return layout if begun else None
 
     def write(self, layout: Layout) -> None:
         """Keep `layout`; it survives a crash once this returns."""

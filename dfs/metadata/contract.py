@@ -255,8 +255,9 @@ class MetadataStore(ABC):
 
     @abstractmethod
     def cluster_info(self) -> ClusterInfo:
-        """The cluster's identity; raises errors.StartError naming what is missing and the command
-        (`python -m dfs.admin create-tables`) that makes it."""
+        """The cluster's identity; raises errors.StartError naming what is missing or wrong (the
+        command `python -m dfs.admin create-tables` makes what is missing), Unavailable when metadata
+        does not answer, which may pass."""
 
     @abstractmethod
     def ping(self) -> None:

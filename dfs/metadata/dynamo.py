@@ -7,7 +7,17 @@ from typing import Any
 
 from dfs.errors import StartError
 from dfs.metadata.contract import StepsRefused
-from dfs.metadata.dynamo_calls import AccessRefused, Calls, Failure, InUse, Kind, Missing, NotOffered, Refused
+from dfs.metadata.dynamo_calls import (
+    AccessRefused,
+    Calls,
+    Failure,
+    InUse,
+    Kind,
+    Missing,
+    NotOffered,
+    Refused,
+    Rejected,
+)
 from dfs.metadata.dynamo_store import DynamoStore
 from dfs.metadata.tables import tables_of
 from dfs.settings import CommonSettings
@@ -37,6 +47,11 @@ _CONTENDED = {
     "ReplicatedWriteConflictException",
 }
 _CONTENDED_REASONS = {"None", "TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
+_IN_USE = {
+    "ResourceInUseException",
+    "TableAlreadyExistsException",
+    "ContinuousBackupsUnavailableException",  # for a while after a table was made
+}
 _ACCESS = {
     "AccessDeniedException": "these credentials may not do that",
     "UnrecognizedClientException": "the access key is not known there",
@@ -119,7 +134,7 @@ def _judge_answer(error: Any) -> Failure:
         return Failure(Kind.CONTENDED, text)
     if code == "ResourceNotFoundException":
         return Failure(Kind.RAISED, text, Missing(text))
-    if code in ("ResourceInUseException", "TableAlreadyExistsException"):
+    if code in _IN_USE:
         return Failure(Kind.RAISED, text, InUse(text))
     if code in ("UnknownOperationException", "UnknownOperation"):
         return Failure(Kind.RAISED, text, NotOffered(text))
@@ -127,7 +142,7 @@ def _judge_answer(error: Any) -> Failure:
         return _access(f"DynamoDB refused the credentials: {_ACCESS[code]} ({text})")
     if status >= 500 or code in ("TransactionInProgressException", "InternalServerError"):
         return Failure(Kind.LOST, text)
-    return Failure(Kind.RAISED, text, RuntimeError(f"DynamoDB refused the request: {text}"))
+    return Failure(Kind.RAISED, text, Rejected(f"DynamoDB refused the request: {text}"))
 
 
 def _judge_cancellation(answer: dict[str, Any], text: str) -> Failure:
@@ -136,4 +151,4 @@ def _judge_cancellation(answer: dict[str, Any], text: str) -> Failure:
         return Failure(Kind.RAISED, text, StepsRefused(text))
     if codes and set(codes) <= _CONTENDED_REASONS:
         return Failure(Kind.CONTENDED, text)
-    return Failure(Kind.RAISED, text, RuntimeError(f"DynamoDB refused the transaction: {text}"))
+    return Failure(Kind.RAISED, text, Rejected(f"DynamoDB refused the transaction: {text}"))

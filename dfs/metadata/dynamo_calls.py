@@ -4,6 +4,9 @@ A failure is one of: nothing happened for good (`RAISED`), nothing happened and 
 (`CONTENDED`), nothing was sent (`NOT_SENT`), or the answer was lost (`LOST`). The SDK's own retries
 are off: it would repeat a conditional write whose answer was lost, see its own write as a conflict,
 and hide which of the two happened.
+
+What did nothing (CONTENDED, NOT_SENT), and reads in any case, are tried again for REACHING_SECONDS:
+clients that never repeat a request must not see a hiccup of the network or of a table.
 """
 
 from __future__ import annotations
@@ -16,13 +19,18 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import count
 from typing import Any
 
 from dfs.errors import Busy, Unavailable
 from dfs.metadata.contract import OutcomeUnknown
 
 CONTENDED_TRIES = 8
-REACHING_TRIES = 2
+"""Most tries of a contended write: what it is conditioned on has probably changed by then."""
+
+REACHING_SECONDS = 5.0
+"""No call is tried again later than this after its first try."""
+
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
 _READS = frozenset(
@@ -50,6 +58,10 @@ class NotOffered(Exception):
     """The endpoint (an emulator) does not know this operation."""
 
 
+class Rejected(RuntimeError):
+    """DynamoDB refuses the request itself: a bug, or a table that is not what it should be."""
+
+
 class AccessRefused(Unavailable):
     """The credentials are missing, wrong or not sufficient."""
 
@@ -72,6 +84,10 @@ class Failure:
     error: Exception | None = None
 
 
+def _longest_pause(number: int) -> float:
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(number, 10))
+
+
 class Calls:
     """Calls on one client per process, made when first needed (so after any fork).
 
@@ -85,10 +101,12 @@ class Calls:
         judge: Callable[[BaseException], Failure | None],
         *,
         pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make_client = make_client
         self._judge = judge
         self._pause = pause
+        self._clock = clock
         self._guard = threading.Lock()
         self._pid = 0
         self._client: Any = None
@@ -99,11 +117,11 @@ class Calls:
         Raises Refused, Missing, InUse, NotOffered, Busy (contended too long), Unavailable, and for
         writes OutcomeUnknown.
         """
-        unreached = 0
-        text = ""
-        for number in range(CONTENDED_TRIES):
+        began = self._clock()
+        contended = 0
+        for number in count():
             if number:
-                self._pause(random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**number)))
+                self._pause(random.uniform(0, _longest_pause(number)))
             if operation == "transact_write_items":
                 parameters["ClientRequestToken"] = str(uuid.uuid4())
             try:
@@ -117,11 +135,13 @@ class Calls:
                     raise failure.error from error
                 if failure.kind is Kind.LOST and operation not in _READS:
                     raise OutcomeUnknown(f"the answer of DynamoDB was lost: {failure.text}") from error
-                text = failure.text
-                unreached += failure.kind is not Kind.CONTENDED
-                if unreached >= REACHING_TRIES:
-                    raise Unavailable(f"DynamoDB cannot be reached: {text}") from error
-        raise Busy(f"DynamoDB is busy: {text}")
+                contended += failure.kind is Kind.CONTENDED
+                worn_out = contended >= CONTENDED_TRIES and operation not in _READS
+                if worn_out or self._clock() - began >= REACHING_SECONDS:
+                    if failure.kind is Kind.CONTENDED:
+                        raise Busy(f"DynamoDB is busy: {failure.text}") from error
+                    raise Unavailable(f"DynamoDB cannot be reached: {failure.text}") from error
+        raise AssertionError("unreachable")
 
     def items(self, operation: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         """The items of every page of a `query` or `scan`; empty pages are normal."""
@@ -136,7 +156,7 @@ class Calls:
         """A batch, repeated for what the answer names as unprocessed. Raises Busy when some stays so."""
         for number in range(CONTENDED_TRIES):
             if number:
-                self._pause(random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**number)))
+                self._pause(random.uniform(0, _longest_pause(number)))
             requests = self(operation, RequestItems=requests).get(unprocessed) or {}
             if not requests:
                 return

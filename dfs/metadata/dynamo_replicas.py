@@ -6,10 +6,12 @@ So per file one transaction runs at a time, carrying what gathered while the one
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 
-from dfs.errors import Unavailable
+from dfs.errors import Busy, Unavailable
 from dfs.metadata.batch import Batcher, Job
 from dfs.metadata.contract import (
     MAX_STEPS,
@@ -25,7 +27,10 @@ from dfs.model import FileState
 
 TAKES_REPLICAS = frozenset({FileState.UPLOADING, FileState.COMMITTED, FileState.TRASHED})
 ROWS_PER_TRANSACTION = MAX_STEPS - 1
-_TRIES = 2
+PATIENCE = 5.0
+"""Seconds after which rows that could not be put are not tried again."""
+
+_LONGEST_PAUSE = 0.25
 
 Rows = Sequence[PutReplica | PutShort]
 
@@ -41,8 +46,16 @@ class _Adder:
 class ReplicaAdder:
     """See the module's text. `transact` is the store's."""
 
-    def __init__(self, transact: Callable[[Sequence[Step]], None]) -> None:
+    def __init__(
+        self,
+        transact: Callable[[Sequence[Step]], None],
+        *,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._transact = transact
+        self._pause = pause
+        self._clock = clock
         self._guard = threading.Lock()
         self._files: dict[str, _Adder] = {}
 
@@ -79,14 +92,16 @@ class ReplicaAdder:
 
     def _send(self, file_id: str, rows: list[Step], jobs: list[Job[Rows]]) -> None:
         steps = [CheckFile(file_id, TAKES_REPLICAS), *rows]
-        for number in range(_TRIES):
+        began = self._clock()
+        while True:
             try:
                 self._transact(steps)
-            except OutcomeUnknown as error:
-                # Putting rows twice is harmless, so the second attempt is the way to find out.
-                failure: Exception = error
-                if number + 1 < _TRIES:
+            except (OutcomeUnknown, Busy) as error:
+                # Putting rows twice is harmless, so another attempt is the way to find out.
+                if self._clock() - began < PATIENCE:
+                    self._pause(random.uniform(0, _LONGEST_PAUSE))
                     continue
+                failure: Exception = error
             except (StepsRefused, Unavailable) as error:
                 failure = error
             else:

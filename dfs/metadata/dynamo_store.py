@@ -44,8 +44,8 @@ class DynamoStore(MetadataStore):
     # --- cluster ---
 
     def create(self, *, protect: bool = True) -> ClusterInfo:
-        dynamo_tables.create(self._calls, self._tables, time.time_ns() // 1_000_000, protect=protect)
-        return self.cluster_info()
+        now_ms = time.time_ns() // 1_000_000
+        return dynamo_tables.create(self._calls, self._tables, now_ms, protect=protect)
 
     def cluster_info(self) -> ClusterInfo:
         return dynamo_tables.read_cluster(self._calls, self._tables)

@@ -75,6 +75,8 @@ def move_path(
         for number in tries:
             head = store.get_head(bucket, source)
             there = store.get_head(bucket, target) if target != source else None
+            if head is not None and there is not None and store.get_head(bucket, source) != head:
+                continue  # They were not there at one moment: nothing follows from the two.
             problem = _problem(head, condition, source)
             if problem is None and there is not None and not overwrite:
                 problem = ConditionFailed(f"{target!r} exists, and overwriting was not asked for")

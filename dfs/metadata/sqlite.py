@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dfs.errors import StartError, Unavailable
+from dfs.errors import StartError
 from dfs.metadata import keys, sqlite_schema
 from dfs.metadata.contract import (
     CheckFile,
@@ -22,7 +22,7 @@ from dfs.metadata.contract import (
     Step,
     check_steps,
 )
-from dfs.metadata.sqlite_file import SqliteFile
+from dfs.metadata.sqlite_file import SqliteFile, Unfit
 from dfs.metadata.sqlite_steps import (
     FILE_COLUMNS,
     HEAD_COLUMNS,
@@ -94,7 +94,7 @@ class SqliteStore(MetadataStore):
             objects = self._file.read("SELECT count(*) FROM sqlite_schema")[0][0]
             found = sqlite_schema.judge(self._file.path, version, application, objects)
             rows = self._file.read("SELECT cluster_id, generation, format FROM cluster") if found else []
-        except Unavailable as error:
+        except Unfit as error:
             raise StartError(f"DFS_METADATA_URL: {error.message}") from error
         return self._known(ClusterInfo(*rows[0]) if rows else None)
 

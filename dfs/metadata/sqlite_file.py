@@ -33,8 +33,21 @@ _OWN_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.Interfa
 """Errors that are the statement's own fault; any other may have ended the whole transaction."""
 
 
+_UNFIT = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+
+
+class Unfit(Unavailable):
+    """The file is missing, replaced, damaged or not to be opened: waiting does not mend it."""
+
+
 class _Process:
-    """The connections of one process."""
+    """The connections of one process, all to the file `identity` (device, inode)."""
 
     def __init__(self, run: Callable[[list[Job[Work]]], None]) -> None:
         self.pid = os.getpid()
@@ -42,6 +55,7 @@ class _Process:
         self.writer: sqlite3.Connection | None = None
         self.readers: deque[sqlite3.Connection] = deque()
         self.guard = threading.Lock()
+        self.identity: tuple[int, int] | None = None
 
 
 class SqliteFile:
@@ -66,6 +80,7 @@ class SqliteFile:
     def read(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query, as of a moment after the call began. Raises Unavailable."""
         process = self._here()
+        self._check_identity(process)
         connection = None
         try:
             try:
@@ -131,12 +146,26 @@ class SqliteFile:
             process = self._process = _Process(self._run)
         return process
 
+    def _check_identity(self, process: _Process) -> None:
+        """Raise Unfit unless the path still leads to the file that this process has begun with.
+
+        Connections to a file that was deleted go on working, so commits would be acknowledged into
+        nothing; and sqlite3.connect would make an empty file, which looks like lost metadata.
+        """
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise Unfit(
+                f"metadata file {self.path} cannot be found ({error.strerror}): put it back, or make a new one with "
+                "python -m dfs.admin create-tables"
+            ) from error
+        found = (status.st_dev, status.st_ino)
+        if process.identity is None:
+            process.identity = found
+        elif process.identity != found:
+            raise Unfit(f"metadata file {self.path} was replaced while in use: restart the servers that use it")
+
     def _open(self, *, create: bool) -> sqlite3.Connection:
-        if not create and not os.path.exists(self.path):
-            # sqlite3.connect would make an empty file, which looks like lost metadata.
-            raise Unavailable(
-                f"metadata file {self.path} does not exist: make it with python -m dfs.admin create-tables"
-            )
         connection = self._connect(
             self.path, timeout=self._lock_timeout, isolation_level=None, check_same_thread=False
         )
@@ -172,6 +201,7 @@ class SqliteFile:
         with process.guard:
             connection = process.writer
             try:
+                self._check_identity(process)
                 if connection is None:
                     connection = process.writer = self._open(create=False)
                 self._begin(connection)
@@ -212,4 +242,5 @@ class SqliteFile:
             process.writer = None
 
     def _unavailable(self, error: sqlite3.Error) -> Unavailable:
-        return Unavailable(f"metadata in {self.path} cannot be used: {error}")
+        unfit = getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNFIT
+        return (Unfit if unfit else Unavailable)(f"metadata in {self.path} cannot be used: {error}")

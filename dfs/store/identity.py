@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import uuid
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +27,11 @@ class DiskIdentity:
     disk_id: str
     cluster_id: str
     format: int
+
+
+def _crc(identity: DiskIdentity) -> str:
+    """What `node.json` says of itself; left out by whoever restores the file by hand."""
+    return f"{zlib.crc32(json.dumps(asdict(identity), sort_keys=True).encode()):08x}"
 
 
 class DirectoryLock:
@@ -66,6 +72,8 @@ def load_identity(directory: Path) -> DiskIdentity | None:
         )
         if not (is_node_id(identity.node_id) and isinstance(identity.cluster_id, str)):
             raise ValueError("it names no node or no cluster")
+        if fields.get("crc", _crc(identity)) != _crc(identity):
+            raise ValueError("its checksum is wrong")
         if type(identity.format) is not int or identity.format < 1:
             raise ValueError("its format is not a number")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -99,7 +107,7 @@ def create_identity(directory: Path, node_id: str, cluster_id: str, disk: Disk |
     identity = DiskIdentity(
         node_id=node_id, disk_id=str(uuid.uuid4()), cluster_id=cluster_id, format=DISK_FORMAT
     )
-    text = json.dumps(asdict(identity), indent=2) + "\n"
+    text = json.dumps(asdict(identity) | {"crc": _crc(identity)}, indent=2) + "\n"
     try:
         write_small(disk, str(directory), IDENTITY_FILE, text.encode())
     except OSError as error:

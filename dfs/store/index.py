@@ -158,6 +158,7 @@ class Index:
     def _reader(self) -> Iterator[sqlite3.Connection]:
         if self._file.readers() == 0:
             with self._write_lock, _believing():
+                self._end_failed()
                 yield self._writer
             return
         with self._free:
@@ -288,6 +289,10 @@ class Index:
 
     # --- writing --------------------------------------------------------------------------------
 
+    def _end_failed(self) -> None:
+        if self._writer.in_transaction:  # the last one failed, and so did its ROLLBACK
+            self._writer.execute("ROLLBACK")
+
     def apply(
         self,
         entries: Iterable[Entry],
@@ -304,8 +309,7 @@ class Index:
         of the volumes `remove`. With `synced` it survives power loss when this returns."""
         with self._write_lock, _believing():
             writer = self._writer
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")  # the one that failed last time could not be rolled back then
+            self._end_failed()
             if synced:
                 writer.execute("PRAGMA synchronous=FULL")
             try:

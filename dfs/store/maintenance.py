@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from dfs import logs
@@ -158,7 +159,7 @@ class Maintenance:
             total = CompactionResult()
             for group in groups:
                 if group:
-                    done = self._translated(lambda group=group: compactor.compact(group))
+                    done = self._translated(partial(compactor.compact, group))
                     total = self._add(total, done)
             return total
 

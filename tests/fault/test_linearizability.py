@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,12 @@ from dfs.settings import CommonSettings, load
 from tests.support.caller import Answer, Caller, NoAnswer
 from tests.support.cluster import Cluster, Server, eventually
 from tests.support.linearize import Event, explains
+from tests.support.moto_server import MotoServer
 
 PAIRS = int(os.environ.get("LINEAR_PAIRS", "50"))
+SLOWER = {"sqlite": 1, "dynamodb": 5}
+"""On the stand-in for DynamoDB this many times fewer pairs."""
+
 CLIENTS = 8
 OPERATIONS = 6
 SEED = int(os.environ.get("LINEAR_SEED", "20261122"))
@@ -200,14 +205,23 @@ def _unreferenced(cluster: Cluster, nodes: list[Server]) -> list[str]:
     return orphans
 
 
-def test_concurrent_operations_on_paths_are_linearizable_and_leave_no_orphans(tmp_path: Path) -> None:
+@pytest.mark.parametrize("metadata", SLOWER)
+def test_concurrent_operations_on_paths_are_linearizable_and_leave_no_orphans(
+    tmp_path: Path, metadata: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     print(f"replay: LINEAR_SEED={SEED} LINEAR_PAIRS={PAIRS}")
+    pairs = math.ceil(PAIRS / SLOWER[metadata])
     environ = {"DFS_DELETE_GRACE": "3", "DFS_ERASE_INTERVAL": "0.5"}
-    with Cluster(tmp_path, environ=environ) as cluster:
+    with ExitStack() as running:
+        if metadata == "dynamodb":
+            moto = running.enter_context(MotoServer())
+            environ |= moto.environment()
+            monkeypatch.setenv("AWS_ENDPOINT_URL", moto.url)  # this process looks into the tables too
+        cluster = running.enter_context(Cluster(tmp_path, environ=environ))
         cluster.add_api()
         ports = [api.port for api in cluster.apis]
         wins = 0
-        for number in range(PAIRS):
+        for number in range(pairs):
             name, history = _pair(number, ports)
             assert len(history) == CLIENTS * OPERATIONS + 2
             wins += sum(event.result in (200, 201, 204) for event in history)
@@ -215,9 +229,9 @@ def test_concurrent_operations_on_paths_are_linearizable_and_leave_no_orphans(tm
             if not explains(history, initial, step):
                 told = "\n".join(map(str, sorted(history, key=lambda event: event.start)))
                 pytest.fail(f"{name} (seed {SEED}) is not linearizable:\n{told}")
-        assert wins > PAIRS * CLIENTS, "too few operations took effect to prove anything"
+        assert wins > pairs * CLIENTS, "too few operations took effect to prove anything"
         caller = cluster.caller()
-        for number in range(PAIRS):
+        for number in range(pairs):
             for side in "ab":
                 answer = caller.file("DELETE", f"pair{number}/{side}", query={"purge": "1"})
                 assert answer.status in (204, 404), answer

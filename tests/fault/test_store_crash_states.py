@@ -72,8 +72,6 @@ class Recording:
                 how = rng.choice((errno.EIO, errno.ENOSPC))
                 only = rng.choice((frozenset({"sync"}), frozenset({"write"}), None))
                 self.disk.faults = Faults(rng.randint(1, 3), how, only=only)
-            if op[0] == "compact" and rng.random() < 0.8:
-                op = (*op, "all")
             self.work.run(store, op, lambda: len(self.disk.trace))
             self.disk.faults = None
         if rng.random() < 0.5:

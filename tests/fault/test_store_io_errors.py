@@ -52,7 +52,7 @@ class Scenario:
         yield "verify", (second, 1)
         yield "drop", (second, 1)
         yield "erase", (first,)
-        yield "compact", None, "all"
+        yield "compact", None, 3
         yield "put", (third, 1), b"v" * 900
         yield "put", (second, 2), b"u" * 1400
         yield "drop", (second, 2)

@@ -37,6 +37,7 @@ KINDS = {
     "call": 60,
     "restart": 5,
     "power cut": 7,
+    "kill": 6,
     "broken start": 2,
     "failing disk": 16,
     "failing index": 8,
@@ -77,8 +78,6 @@ class Run:
 
     def call(self, rng: random.Random, may_fail: bool = False) -> None:
         op = self.work.choose(CALLS)
-        if op[0] == "compact" and rng.random() < 0.6:
-            op = (*op, "all")
         outcome = self.work.run(self.store, op)
         if op[0] == "compact":
             self._learn_what_was_forgotten()
@@ -95,6 +94,12 @@ class Run:
 
     def power_cut(self, rng: random.Random) -> None:
         self._cut(rng)
+        self.store = self.open()
+        self._learn()
+
+    def kill(self, rng: random.Random) -> None:
+        """The process dies, the page cache lives: what a failed sync left looks as if it were stored."""
+        self.index = MemoryIndex(self.index.snapshot if rng.random() < 0.7 else b"")
         self.store = self.open()
         self._learn()
 

@@ -212,30 +212,10 @@ def test_other_bytes_are_refused_though_all_nodes_of_the_first_are_away(tmp_path
         held = api.holders(plan["file_id"])
         for node in held:
             node.kill()
-        # First nobody knows that they are away, and what was stored elsewhere is dropped again.
+        # The first time nobody knows that they are away.
         for _ in range(2):
             assert caller.call("PUT", url, b"y" * 10).code == "chunk_conflict"
             assert api.holders(plan["file_id"]) == held
-
-
-def test_what_cannot_be_dropped_is_no_replica(tmp_path: Path) -> None:
-    with LocalApi(tmp_path, nodes=4) as api:
-        caller = api.caller()
-        plan = begin(caller, 10)
-        url = target(plan["upload_targets"][0]["url"])
-        assert caller.call("PUT", url, b"x" * 10).status == 201
-        held = api.holders(plan["file_id"])
-
-        def keep(request: Request) -> None:
-            if request.path == "/drop-replica":
-                raise Unavailable("not now")
-
-        for node in api.nodes:
-            if node in held:
-                node.kill()
-            node.before = keep
-        assert caller.call("PUT", url, b"y" * 10).code == "chunk_conflict"
-        assert {row.checksum for row in api.store.replicas(plan["file_id"])} == {hashlib.sha256(b"x" * 10).hexdigest()}
 
 
 def test_another_hint_is_no_way_to_other_bytes(tmp_path: Path) -> None:
@@ -337,6 +317,13 @@ def test_chunks_that_are_none(caller: Caller, index: str) -> None:
     file_id = upload(caller, b"x" * 5000)["file_id"]
     answer = caller.call("GET", f"/proxy-chunk-download?file_id={file_id}&chunk_index={index}")
     assert (answer.status, answer.code) == (400, "bad_index")
+
+
+def test_an_empty_file_has_no_chunks(caller: Caller) -> None:
+    file_id = upload(caller, b"")["file_id"]
+    for method, call in (("GET", "/proxy-chunk-download"), ("PUT", "/proxy-chunk-upload")):
+        answer = caller.call(method, f"{call}?file_id={file_id}&chunk_index=0")
+        assert (answer.status, answer.code) == (400, "bad_index")
 
 
 def test_a_chunk_that_is_not_stored_yet(caller: Caller) -> None:

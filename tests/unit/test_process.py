@@ -274,6 +274,18 @@ def test_dfs_lists_its_commands_and_refuses_others() -> None:
     assert dfs().returncode == 2
 
 
+def test_ctrl_c_while_a_command_is_still_being_imported_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dfs import __main__ as command_line
+
+    (tmp_path / "interrupted_import.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(command_line.COMMANDS, "slow", ("interrupted_import", "takes long"))
+    assert command_line.main(["slow"]) == 130
+    assert capsys.readouterr().err == "dfs: interrupted\n"
+
+
 def test_dfs_hands_the_rest_to_the_commands_own_main(capsys: pytest.CaptureFixture[str]) -> None:
     from dfs.__main__ import main
 

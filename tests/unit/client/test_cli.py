@@ -340,9 +340,12 @@ def test_cat_ends_with_the_first_failure(here: Path) -> None:
 
 def test_get_of_what_is_not_there(here: Path) -> None:
     ran = command(FakeApi(), "get", "a/b")
-    assert ran.code == 3 and ran.err == "dfs: there is no file at 'a/b'; `ls` shows what is there\n" and names(here) == []
+    assert ran.code == 3 and ran.err == "dfs: there is no file at 'a/b'; `ls` and `buckets` show what is there\n" and names(here) == []
     assert command(FakeApi(), "get", new_file_id(), "x").code == 3
-    assert command(FakeApi(), "get", new_file_id()).code == 3
+    ran = command(FakeApi(), "get", "11111111-1111-4111-8111-111111111111")
+    assert ran.code == 3 and "there is no file 11111111" in ran.err
+    ran = command(FakeApi(), "get", "a/")
+    assert ran.code == 2 and "get -r fetches what lies under it" in ran.err
 
 
 def test_get_that_does_not_verify(here: Path) -> None:

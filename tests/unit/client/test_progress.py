@@ -41,6 +41,20 @@ def test_lines_for_what_is_not_known() -> None:
     assert "100%" in render("a", 0, 0, 0.0, 80) and "0:00 left" in render("a", 0, 0, 0.0, 80)
 
 
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (60, "photo.jpg   50%  50.0 MiB of 100 MiB  10.0 MiB/s  0:05 left"),
+        (40, "photo.jpg   50%  10.0 MiB/s"),
+        (20, "photo.jpg   50%"),
+        (10, " 50%"),
+        (3, ""),
+    ],
+)
+def test_a_narrow_terminal_gets_fewer_facts_not_half_ones(width: int, line: str) -> None:
+    assert render("photo.jpg", 50 << 20, 100 << 20, 10 << 20, width) == line
+
+
 def test_a_line_is_never_longer_than_the_terminal() -> None:
     for width in range(1, 120):
         for name in ("a", "n" * 100):

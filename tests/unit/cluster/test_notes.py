@@ -91,6 +91,22 @@ def test_a_node_that_is_away_gets_them_later_in_order() -> None:
     assert it.flush(0)
 
 
+@pytest.mark.parametrize("why", ["down", "busy", "suspect"])
+def test_a_stop_does_not_wait_for_nodes_that_do_not_answer(why: str) -> None:
+    cluster = Cluster("a", "b")
+    if why == "busy":
+        cluster["a"].trouble = refuse(errors.Busy("no"), "/notes")
+    else:
+        cluster["a"].down = True
+    it = sender(cluster)
+    if why == "suspect":
+        cluster.membership.report_failure("a", "a call failed")
+    it.committed(HEAD, op_id=None)
+    it.round()
+    it.stop(seconds=3600)
+    assert paths(cluster, "b") == ["a/b"] and not it.flush(0)
+
+
 def test_the_queue_is_bounded_and_the_oldest_go_first() -> None:
     cluster = Cluster("a", "b")
     cluster["a"].trouble = refuse(errors.Busy("no"), "/notes")

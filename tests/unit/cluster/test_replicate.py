@@ -218,6 +218,23 @@ def test_full_nodes_are_a_full_cluster() -> None:
         write(replicator(known_full))
 
 
+def test_dead_nodes_are_not_called_full_because_another_is() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster["a"].trouble = refuse(errors.NodeFull("reserve"), "/store-chunk")
+    cluster["b"].down = cluster["c"].down = True
+    with pytest.raises(errors.NotEnoughNodes, match="Required: 2, Available: 0"):
+        write(replicator(cluster))
+
+
+def test_full_nodes_whose_heartbeat_comes_meanwhile_are_full_all_the_same() -> None:
+    cluster = Cluster("a", "b", "c")
+    for name in "abc":
+        cluster[name].trouble = refuse(errors.NodeFull("reserve"), "/store-chunk")
+    cluster.registry.on_read = lambda: [cluster.registry.beat(name) for name in "abc"]  # type: ignore[func-returns-value]
+    with pytest.raises(errors.ClusterFull):
+        write(replicator(cluster))
+
+
 def test_nodes_that_answer_and_never_store_are_not_called_active() -> None:
     cluster = Cluster("a", "b")
     cluster["a"].trouble = refuse(errors.Busy("no memory"), "/store-chunk")

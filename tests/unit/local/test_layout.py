@@ -50,12 +50,26 @@ def test_what_cannot_be_is_refused(arguments: tuple[str, ...], sentence: str) ->
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize("made", ["metadata.sqlite", "nodes/node1/node.json"])
+def test_a_start_that_failed_before_there_was_anything_to_keep_binds_nobody(tmp_path: Path, made: str) -> None:
+    directory = ClusterDirectory.open(tmp_path)
+    directory.write(KEPT)
+    assert directory.read() is None
+    (tmp_path / made).parent.mkdir(exist_ok=True)
+    (tmp_path / made).touch()
+    assert directory.read() == KEPT
+    directory.close()
+
+
 def test_a_layout_is_read_as_it_was_written(tmp_path: Path) -> None:
     directory = ClusterDirectory.open(tmp_path)
     assert directory.read() is None
+    (tmp_path / "metadata.sqlite").touch()
     directory.write(KEPT.with_port("api", 9).with_port("node2", 10))
     assert directory.read() == Layout("sqlite", 2, 9, (NodeSlot("node1", 4001), NodeSlot("node2", 10)))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cluster.json", "lock", "log", "nodes", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cluster.json", "lock", "log", "metadata.sqlite", "nodes", "run",
+    ]  # fmt: skip
     directory.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from dfs.metadata.contract import (
 from dfs.metadata.dynamo import judge, open_dynamo
 from dfs.metadata.dynamo_calls import (
     CONTENDED_TRIES,
+    REACHING_SECONDS,
     AccessRefused,
     Calls,
     InUse,
@@ -32,8 +34,9 @@ from dfs.metadata.dynamo_calls import (
     Missing,
     NotOffered,
     Refused,
+    Rejected,
 )
-from dfs.metadata.dynamo_replicas import ROWS_PER_TRANSACTION, ReplicaAdder
+from dfs.metadata.dynamo_replicas import PATIENCE, ROWS_PER_TRANSACTION, ReplicaAdder
 from dfs.metadata.dynamo_steps import action
 from dfs.metadata.tables import creation, is_active, mismatch, tables_of
 from dfs.settings import CommonSettings, load
@@ -88,12 +91,13 @@ def test_failures_that_are_not_final(error: Exception, kind: Kind) -> None:
         (client_error("ConditionalCheckFailedException", "op"), Refused),
         (cancelled("None", "ConditionalCheckFailed"), StepsRefused),
         (cancelled("TransactionConflict", "ConditionalCheckFailed"), StepsRefused),
-        (cancelled("ValidationError"), RuntimeError),
-        (cancelled(), RuntimeError),
+        (cancelled("ValidationError"), Rejected),
+        (cancelled(), Rejected),
         (client_error("ResourceNotFoundException", "op"), Missing),
         (client_error("ResourceInUseException", "op"), InUse),
+        (client_error("ContinuousBackupsUnavailableException", "op"), InUse),
         (client_error("UnknownOperationException", "op"), NotOffered),
-        (client_error("ValidationException", "op"), RuntimeError),
+        (client_error("ValidationException", "op"), Rejected),
         (client_error("AccessDeniedException", "op"), AccessRefused),
         (client_error("UnrecognizedClientException", "op"), AccessRefused),
         (client_error("InvalidSignatureException", "op"), AccessRefused),
@@ -138,8 +142,13 @@ class Client:
 
 
 def calls_on(*outcomes: Any) -> tuple[Calls, Client]:
+    """Calls for which a second passes with every failure."""
     client = Client(*outcomes)
-    return Calls(lambda: client, judge, pause=lambda seconds: None), client
+    seconds = count()
+    return Calls(lambda: client, judge, pause=lambda _: None, clock=lambda: next(seconds)), client
+
+
+LAST_TRY = int(REACHING_SECONDS)
 
 
 def test_contention_is_tried_again_and_then_busy() -> None:
@@ -148,29 +157,42 @@ def test_contention_is_tried_again_and_then_busy() -> None:
     assert calls("transact_write_items") == {"ok": 1}
     tokens = [parameters["ClientRequestToken"] for _, parameters in client.asked]
     assert len(set(tokens)) == 3
-    calls, _ = calls_on(*[throttled] * CONTENDED_TRIES)
+    calls, client = calls_on(*[throttled] * LAST_TRY)
     with pytest.raises(Busy):
         calls("get_item")
+    assert len(client.asked) == LAST_TRY
+
+
+def test_a_contended_write_is_not_tried_for_ever_and_a_read_for_as_long_as_there_is_time() -> None:
+    throttled = [client_error("ThrottlingException", "op")] * CONTENDED_TRIES
+    for operation in ("put_item", "get_item"):
+        client = Client(*throttled, {"done": 1})
+        calls = Calls(lambda client=client: client, judge, pause=lambda _: None, clock=lambda: 0.0)  # type: ignore[misc]
+        if operation == "get_item":
+            assert calls(operation) == {"done": 1}
+        else:
+            with pytest.raises(Busy):
+                calls(operation)
 
 
 @pytest.mark.parametrize("lost", [TIMEOUT, CLOSED, client_error("InternalServerError", "op", status=500)])
-def test_a_lost_answer_is_unknown_for_writes_and_tried_once_more_for_reads(lost: Exception) -> None:
+def test_a_lost_answer_is_unknown_for_writes_and_reads_are_repeated_for_a_while(lost: Exception) -> None:
     calls, client = calls_on(lost)
     with pytest.raises(OutcomeUnknown):
         calls("transact_write_items")
     assert len(client.asked) == 1
-    calls, _ = calls_on(lost, {"Item": 1})
+    calls, _ = calls_on(*[lost] * (LAST_TRY - 1), {"Item": 1})
     assert calls("get_item") == {"Item": 1}
-    calls, _ = calls_on(lost, lost)
+    calls, _ = calls_on(*[lost] * LAST_TRY)
     with pytest.raises(Unavailable) as caught:
         calls("query")
     assert not isinstance(caught.value, OutcomeUnknown)
 
 
 def test_what_was_not_sent_was_not_done() -> None:
-    calls, _ = calls_on(NO_ROUTE, {"ok": 1})
+    calls, _ = calls_on(*[NO_ROUTE] * (LAST_TRY - 1), {"ok": 1})
     assert calls("put_item") == {"ok": 1}
-    calls, _ = calls_on(NO_ROUTE, NO_ROUTE)
+    calls, _ = calls_on(*[NO_ROUTE] * LAST_TRY)
     with pytest.raises(Unavailable, match="reached") as caught:
         calls("put_item")
     assert not isinstance(caught.value, OutcomeUnknown)
@@ -225,7 +247,9 @@ def test_a_client_is_made_once_and_anew_in_another_process(monkeypatch: pytest.M
 
 
 def adder(*outcomes: Exception | None) -> tuple[ReplicaAdder, list[list[Step]]]:
+    """An adder for which a second passes with every failure."""
     waiting, sent = list(outcomes), []
+    seconds = count()
 
     def transact(steps: Any) -> None:
         sent.append(list(steps))
@@ -233,7 +257,7 @@ def adder(*outcomes: Exception | None) -> tuple[ReplicaAdder, list[list[Step]]]:
         if error is not None:
             raise error
 
-    return ReplicaAdder(transact), sent
+    return ReplicaAdder(transact, pause=lambda _: None, clock=lambda: next(seconds)), sent
 
 
 def test_rows_go_in_transactions_that_check_the_file() -> None:
@@ -254,15 +278,16 @@ def test_the_last_of_two_rows_of_one_item_counts() -> None:
     assert sent[0][1:] == [PutShort("f", 0, 2)]
 
 
-def test_a_lost_answer_is_found_out_by_putting_the_rows_again() -> None:
+def test_rows_are_put_again_for_a_while_when_the_answer_is_lost_or_the_file_contended() -> None:
     row = PutReplica(a_replica("f"))
-    adding, sent = adder(OutcomeUnknown("x"))
-    adding.add("f", [row])
-    assert len(sent) == 2
-    adding, _ = adder(OutcomeUnknown("x"), OutcomeUnknown("x"))
-    with pytest.raises(OutcomeUnknown):
+    for error in (OutcomeUnknown("x"), Busy("x")):
+        adding, sent = adder(*[error] * (int(PATIENCE) - 1))
         adding.add("f", [row])
-    for error in (StepsRefused("x"), Busy("x")):
+        assert len(sent) == int(PATIENCE)
+        adding, _ = adder(*[error] * int(PATIENCE))
+        with pytest.raises(type(error)):
+            adding.add("f", [row])
+    for error in (StepsRefused("x"), Unavailable("x")):
         adding, _ = adder(error)
         with pytest.raises(type(error)):
             adding.add("f", [row])
@@ -294,12 +319,12 @@ def test_limits_of_keys_items_batches_and_transactions() -> None:
         with pytest.raises(ValueError):
             items.check_item(bad)
     items.check_item(items.path_key("b", "é" * 512))
-    for count in (0, 26):
+    for many in (0, 26):
         with pytest.raises(ValueError):
-            items.check_batch([{}] * count)
-    for count in (0, 101):
+            items.check_batch([{}] * many)
+    for many in (0, 101):
         with pytest.raises(ValueError):
-            items.check_transaction([action(TABLES, PutReplica(a_replica("f")))] * count)
+            items.check_transaction([action(TABLES, PutReplica(a_replica("f")))] * many)
     big = action(TABLES, PutOperation("x", {"text": "x" * 200_000}, NOW))
     items.check_transaction([big] * 20)
     with pytest.raises(ValueError, match="transaction of"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
 from dfs import METADATA_FORMAT
-from dfs.errors import StartError
+from dfs.errors import StartError, Unavailable
 from dfs.metadata import dynamo_items as items
 from dfs.metadata.dynamo import judge
 from dfs.metadata.dynamo_calls import Calls
@@ -104,7 +105,8 @@ class Account:
 
 
 def on(account: Any) -> Calls:
-    return Calls(lambda: account, judge, pause=lambda seconds: None)
+    ticks = count()
+    return Calls(lambda: account, judge, pause=lambda seconds: None, clock=lambda: next(ticks))
 
 
 def make(account: Any, *, protect: bool = True, clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -208,19 +210,78 @@ def test_an_endpoint_that_lacks_recovery_and_expiry_is_used_without() -> None:
     [
         (client_error("UnrecognizedClientException", "op"), "access key is not known"),
         (client_error("AccessDeniedException", "op"), "may not do that"),
-        (EndpointConnectionError(endpoint_url="http://x"), "cannot be reached"),
+        (EndpointConnectionError(endpoint_url="http://x"), "cannot be reached.*AWS_ENDPOINT_URL"),
+        (client_error("ThrottlingException", "op"), "busy.*AWS_ENDPOINT_URL"),
+        (client_error("ValidationException", "op"), "refused the request"),
     ],
 )
-def test_refused_credentials_and_silence_are_one_sentence(error: Exception, text: str) -> None:
+def test_refusals_and_silence_are_one_sentence(error: Exception, text: str) -> None:
     account = Account()
     account.broken["describe_table"] = error
     with pytest.raises(StartError, match=text):
         make(account)
-    make_done = Account()
-    make(make_done)
-    make_done.broken["get_item"] = error
-    with pytest.raises(StartError, match=text):
-        read_cluster(on(make_done), TABLES)
+
+
+def test_a_start_may_wait_for_an_endpoint_and_not_for_credentials() -> None:
+    account = Account()
+    make(account)
+    account.broken["get_item"] = client_error("AccessDeniedException", "op")
+    with pytest.raises(StartError, match="may not do that"):
+        read_cluster(on(account), TABLES)
+    for passing in (EndpointConnectionError(endpoint_url="http://x"), client_error("ThrottlingException", "op")):
+        account.broken["get_item"] = passing
+        with pytest.raises(Unavailable):
+            read_cluster(on(account), TABLES)
+        account.broken.clear()
+        assert read_cluster(on(account), TABLES).generation == 1
+        account.broken["get_item"] = passing
+        with pytest.raises(StartError):
+            make(account)
+
+
+@pytest.mark.parametrize("call", ["update_table", "update_continuous_backups", "update_time_to_live"])
+@pytest.mark.parametrize("code", ["ResourceInUseException", "ContinuousBackupsUnavailableException"])
+def test_a_table_that_takes_no_change_yet_is_waited_for(call: str, code: str) -> None:
+    account = Account()
+    make(account, protect=False)
+    for table in account.tables.values():
+        table |= {"pitr": False, "expiry": "DISABLED"}
+    real, refusals = getattr(account, call), [client_error(code, "op")] * 3
+
+    def update(**parameters: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return real(**parameters)
+
+    setattr(account, call, update)
+    make(account)
+    assert not refusals and all(table["pitr"] for table in account.tables.values())
+    assert all(table["DeletionProtectionEnabled"] for table in account.tables.values())
+    assert account.tables[TABLES.registry.name]["expiry"] == "ENABLED"
+
+
+def test_a_table_that_never_takes_a_change_is_named() -> None:
+    account, times = Account(), count(step=50)
+    account.broken["update_continuous_backups"] = client_error("ContinuousBackupsUnavailableException", "op")
+    with pytest.raises(StartError, match=r"dfs-chunk-metadata \(CHUNK_METADATA_TABLE\) takes no change"):
+        make(account, clock=lambda: next(times))
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_expiry_that_another_create_tables_switched_on_is_no_error(faster: bool) -> None:
+    account = Account()
+
+    def update_time_to_live(TableName: str, **more: Any) -> Any:
+        if faster:
+            account.tables[TableName]["expiry"] = "ENABLING"
+        raise client_error("ValidationException", "op")
+
+    account.update_time_to_live = update_time_to_live  # type: ignore[method-assign]
+    if faster:
+        make(account)
+    else:
+        with pytest.raises(StartError, match="refused the request"):
+            make(account)
 
 
 def test_a_lost_answer_says_to_run_it_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -568,6 +569,46 @@ def test_a_late_move_is_fenced_before_it_is_refused(store: SqliteStore, op_id: s
     operations.delete_path(store, B, "b", ALWAYS, NOW)
     assert chaos.arrive() == [False]
     assert store.get_head(B, "a") == head and store.get_head(B, "b") is None
+
+
+class Meddling:
+    """A store in which `meddle` happens after the first look at the path `after`."""
+
+    def __init__(self, store: SqliteStore, after: str, meddle: Callable[[], object]) -> None:
+        self._store = store
+        self._after = after
+        self._meddle: Callable[[], object] | None = meddle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get_head(self, bucket: str, path: str) -> Any:
+        head = self._store.get_head(bucket, path)
+        if path == self._after and self._meddle is not None:
+            meddle, self._meddle = self._meddle, None
+            meddle()
+        return head
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_move_that_sees_its_file_at_both_paths_looks_again(store: SqliteStore, overwrite: bool) -> None:
+    put(store, "a")
+    meddling: Any = Meddling(store, "a", lambda: operations.move_path(store, B, "a", "b", ALWAYS, NOW))
+    with pytest.raises(NotFound):
+        operations.move_path(meddling, B, "a", "b", ALWAYS, NOW, overwrite=overwrite)
+    assert store.get_head(B, "a") is None and store.get_head(B, "b") is not None
+
+
+def test_a_move_is_not_refused_for_two_files_that_were_never_there_together(store: SqliteStore) -> None:
+    put(store, "a")
+
+    def meddle() -> None:
+        operations.delete_path(store, B, "a", ALWAYS, NOW)
+        put(store, "b")
+
+    meddling: Any = Meddling(store, "a", meddle)
+    with pytest.raises(NotFound):
+        operations.move_path(meddling, B, "a", "b", ALWAYS, NOW)
 
 
 def test_moving_there_and_back_never_shows_an_old_version_again(store: SqliteStore) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,58 @@ def test_a_missing_file_is_not_made_by_using_it(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="create-tables"):
         store.register_node(a_node())
     assert not path.exists()
+
+
+def test_a_start_may_wait_for_a_locked_or_failing_file(path: str) -> None:
+    for fault in ("busy", "io"):
+        store, _ = failing(path, ("read", fault))
+        with pytest.raises(Unavailable):
+            store.cluster_info()
+        assert store.cluster_info().generation == 1
+        store.close()
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["put back", "replaced"])
+def test_a_file_deleted_or_replaced_in_use_takes_no_more_commits(path: str, back: bool) -> None:
+    store = SqliteStore(path)
+    put(store, "before")
+    assert store.get_head("default", "before") is not None
+    os.rename(path, path + ".away")
+    for use in (lambda: put(store, "lost"), store.list_nodes):
+        with pytest.raises(Unavailable, match="put it back"):
+            use()
+    if back:
+        os.rename(path + ".away", path)
+        assert store.get_head("default", "before") is not None
+        put(store, "after")
+    else:
+        SqliteStore(path).create()
+        for use in (lambda: put(store, "lost"), store.list_nodes):
+            with pytest.raises(Unavailable, match="replaced while in use"):
+                use()
+    store.close()
+
+
+def test_a_damaged_or_read_only_file_is_unavailable_and_stops_a_start(path: str) -> None:
+    store = SqliteStore(path)
+    put(store, "p")
+    store.close()
+    connect = partial(sqlite3.connect, uri=True)
+    file = SqliteFile(path, connect=lambda name, **more: connect(f"file:{name}?mode=ro", **more))
+    read_only = SqliteStore(path, file=file)
+    assert read_only.get_head("default", "p") is not None
+    with pytest.raises(Unavailable, match="readonly"):
+        put(read_only, "q")
+    read_only.close()
+    with open(path, "r+b") as damaged:
+        damaged.seek(100)
+        damaged.write(b"\xff" * 4000)
+    store = SqliteStore(path)
+    with pytest.raises(Unavailable, match="malformed"):
+        put(store, "r")
+    with pytest.raises(StartError, match="DFS_METADATA_URL.*malformed"):
+        store.cluster_info()
+    store.close()
 
 
 def test_an_empty_file_holds_no_cluster(tmp_path: Path) -> None:
