@@ -166,8 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"dfs demo: {error}", file=sys.stderr)
         return 2
-    except (StartError, DfsError, TransportError, NotTheSame, OSError) as error:
+    except (StartError, DfsError, TransportError, NotTheSame) as error:
         print(f"dfs demo: failed: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"dfs demo: failed: {reason}; TMPDIR names another directory for its data", file=sys.stderr)
         return 1
     _say("All is well: a node died, and nothing was lost. Everything of this demo is gone again.")
     _say("To keep a cluster: python3 -m dfs up")

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -100,7 +101,8 @@ class ClusterDirectory:
         try:
             _lock(path, lock_fd, patience)
             os.ftruncate(lock_fd, 0)
-            os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # a full disk: the process id only makes a message better
+                os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
         except BaseException:
             os.close(lock_fd)
             raise

@@ -86,7 +86,8 @@ def _serve(options: argparse.Namespace, lifetime: process.Lifetime) -> None:
             layout,
             Options(config=options.config, strategy=options.strategy, supervise=not options.no_supervise),
         )
-        directory.write(cluster.layout)
+        if cluster.layout != directory.read():  # on a full disk what is stored can still be read
+            directory.write(cluster.layout)
         try:
             cluster.start()
             lifetime.ready()
@@ -117,4 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever was to read "ready" is gone. Nothing more can be said on stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"dfs up: --data {options.data}: {place}{error.strerror or error}", file=sys.stderr)
         return 1

@@ -91,6 +91,11 @@ def machine(directory: Path, quick: bool) -> dict[str, float]:
     }
 
 
+def figure(value: float) -> str:
+    """Three digits or more: `1.25`, `12.5`, `125`, `1,250`."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer operations")
@@ -113,7 +118,8 @@ def main() -> int:
                         row["mb"].append(measured.rate * size / 1e6)
                         row["median_ms"].append(measured.median * 1e3)
                         row["p99_ms"].append(measured.p99 * 1e3)
-                        print(f"run {run + 1}: {key}: {measured.rate:,.0f}/s", file=sys.stderr, flush=True)
+                        print(f"run {run + 1}: {key}: {figure(measured.rate)}/s, "
+                              f"{figure(row['mb'][-1])} MB/s", file=sys.stderr, flush=True)  # fmt: skip
     raw = statistics.median(yardsticks["raw write + fdatasync, MB/s"])
     copy = statistics.median(yardsticks["loopback copy, MB/s"])
     print(f"dfs, 3 nodes, factor 2, sync; {os.cpu_count()} cores, Python {platform.python_version()}; "
@@ -124,11 +130,12 @@ def main() -> int:
     report: dict[str, Any] = {"machine": {k: statistics.median(v) for k, v in yardsticks.items()}, "figures": {}}
     for key, row in rows.items():
         middle = {name: statistics.median(values) for name, values in row.items()}
-        ratio = middle["mb"] / (raw / 2) if key.startswith("PUT") else middle["mb"] / copy
-        against = "of raw write / 2" if key.startswith("PUT") else "of loopback copy"
+        stores = key.startswith(("PUT", "seed upload"))
+        ratio = middle["mb"] / (raw / 2 if stores else copy)
+        against = "of raw write / 2" if stores else "of loopback copy"
         report["figures"][key] = middle | {"ratio": ratio, "ratio_to": against, "runs": row["rate"]}
-        print(f"  {key:42} {middle['rate']:10,.0f} {middle['mb']:8,.1f} {middle['median_ms']:10.2f} "
-              f"{middle['p99_ms']:8.1f}  {ratio:.2f} {against}")  # fmt: skip
+        print(f"  {key:42} {figure(middle['rate']):>10} {figure(middle['mb']):>8} {middle['median_ms']:10.2f} "
+              f"{middle['p99_ms']:8.1f}  {ratio:5.3f} {against}")  # fmt: skip
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dfs.errors import StartError
+from dfs.local import up
 from dfs.local.layout import ClusterDirectory, Layout, NodeSlot
 from dfs.local.up import _parser, choose_layout
 from dfs.settings import ApiSettings
@@ -84,6 +86,25 @@ def test_a_damaged_layout_is_refused_naming_the_file(tmp_path: Path, change: dic
         directory.read()
     assert str(tmp_path / "cluster.json") in str(caught.value)
     directory.close()
+
+
+def test_a_full_disk_does_not_keep_a_cluster_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    ClusterDirectory.open(tmp_path).close()
+
+
+def test_a_disk_that_fails_at_the_start_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "cluster.json.tmp")
+
+    monkeypatch.setattr(ClusterDirectory, "write", fail)
+    assert up.main(["--data", str(tmp_path), "--api-port", "0"]) == 1
+    assert capsys.readouterr().err == f"dfs up: --data {tmp_path}: cluster.json.tmp: No space left on device\n"
 
 
 def test_the_directory_belongs_to_one_process(tmp_path: Path) -> None:
