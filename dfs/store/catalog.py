@@ -236,12 +236,18 @@ class Catalog:
         forget: Iterable[Entry],
         sequence: int,
     ) -> None:
-        """The commit of a compaction: durable when this returns. Raises sqlite3.Error or Unavailable."""
+        """Steps of a compaction; with `remove` durable when this returns. Raises sqlite3.Error,
+        IndexDamaged or Unavailable."""
         with self._flush_lock:
             if self.index is None:
                 raise Unavailable("the index of this disk is being rebuilt")
             self.index.apply(
-                entries, [row] if row else (), sequence=sequence, remove=remove, forget=forget, synced=True
+                entries,
+                [row] if row else (),
+                sequence=sequence,
+                remove=remove,
+                forget=forget,
+                synced=bool(remove),
             )
 
     def replace_index(self, make: Callable[[], Index]) -> None:

@@ -12,7 +12,6 @@ with its sequence goes into the new volume, so that no older record of the key c
 from __future__ import annotations
 
 import os
-import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +20,12 @@ from dfs import logs
 from dfs.errors import Unavailable
 from dfs.store.catalog import Catalog
 from dfs.store.chunk import CompactionResult
-from dfs.store.disk import Bytes, Disk, DiskFile, write_fully
+from dfs.store.disk import Bytes, Disk, DiskFile, close_quietly, write_fully
 from dfs.store.entry import Entry, entry_of
 from dfs.store.identity import DiskIdentity
-from dfs.store.index import Index, IndexDamaged
+from dfs.store.index import Index
 from dfs.store.index_change import VolumeRow
-from dfs.store.record import Kind, Record, encode_header, padded
+from dfs.store.record import INDEXED, Kind, Record, encode_header
 from dfs.store.scan import Damage, body_is_good, walk
 from dfs.store.set_aside import Kept, SetAside
 from dfs.store.volume import TEMPORARY, Volume, VolumeFiles, encode_mark, make_header, volume_name
@@ -35,6 +34,9 @@ from dfs.store.volumes import Volumes
 _BUFFER = 1 << 20
 _SMALL_SHARE = 8
 _SMALL_COUNT = 8
+_BATCH = 2000
+_MOST_FORGOTTEN = 10_000
+"""Of one compaction, so that its memory is bounded; another forgets more."""
 _OVERHEAD = 1024
 """About what the header and the final MARK of a volume take: no reason to copy the rest."""
 
@@ -54,7 +56,7 @@ class _Copy:
     end: int = 0
     parts: list[Bytes] = field(default_factory=list)
     waiting: int = 0
-    entries: list[Entry] = field(default_factory=list)
+    records: int = 0
     forgotten: list[Entry] = field(default_factory=list)
 
     def write(self, parts: Sequence[Bytes]) -> None:
@@ -208,7 +210,7 @@ class Compactor:
     def _copy_record(
         self, file: DiskFile, record: Record, entry: Entry, index: Index, kept: Kept, copy: _Copy
     ) -> None:
-        if self._may_forget(entry, index, kept):
+        if len(copy.forgotten) < _MOST_FORGOTTEN and self._may_forget(entry, index, kept):
             copy.forgotten.append(entry)
             return
         if body_is_good(file, record):
@@ -234,11 +236,10 @@ class Compactor:
         self, record: Record, entry: Entry, body: Sequence[bytes] | Iterator[bytes], copy: _Copy
     ) -> None:
         is_same = entry.kind == record.kind
-        offset = copy.position
         header = encode_header(
             entry.kind,
             volume_id=copy.volume_id,
-            offset=offset,
+            offset=copy.position,
             sequence=entry.sequence,
             durable_upto=0,
             created=entry.created,
@@ -253,8 +254,7 @@ class Compactor:
         for piece in body:
             copy.write([piece])
         copy.write([bytes(-entry.length % 8)])
-        size = len(header) + padded(entry.length)
-        copy.entries.append(entry._replace(volume=copy.number, offset=offset, size=size))
+        copy.records += 1
 
     def _complete(self, copy: _Copy) -> None:
         """Write the rest, sync. Ends with a MARK, so that a cut is noticed."""
@@ -267,34 +267,45 @@ class Compactor:
         copy.file.sync()
 
     def _switch(self, victims: list[Volume], copy: _Copy) -> CompactionResult:
-        row = None
-        if copy.entries:
+        if copy.records:
             self._install(copy)
-            row = VolumeRow(copy.number, copy.volume_id, copy.end, sealed=True, compacted=True)
         else:
             self._throw_away(copy)
-        try:
-            self._catalog.change(
-                copy.entries,
-                row,
-                remove=[volume.number for volume in victims],
-                forget=copy.forgotten,
-                sequence=self._volumes.sequence,
-            )
-        except (sqlite3.Error, IndexDamaged, Unavailable):
-            if row is not None:
-                self._withdraw(copy)
-            raise
-        for volume in victims:
-            self._volumes.remove(volume.number)
-        self._remove([volume.number for volume in victims])
+        self._take_over([volume.number for volume in victims], copy)
         return CompactionResult(
             volumes=len(victims),
-            moved_records=len(copy.entries),
-            moved_bytes=copy.end if row else 0,
+            moved_records=copy.records,
+            moved_bytes=copy.end if copy.records else 0,
             freed_bytes=sum(volume.end for volume in victims),
             forgotten=len(copy.forgotten),
         )
+
+    def _take_over(self, victims: list[int], copy: _Copy) -> None:
+        """Have the index name the new volume instead of the old ones, and remove those. May be
+        repeated from the beginning when it failed anywhere."""
+        self._get_stuck("the index has not taken a new volume yet", lambda: self._take_over(victims, copy))
+        row = None
+        if copy.records:
+            row = VolumeRow(copy.number, copy.volume_id, copy.end, sealed=True, compacted=True)
+            self._enter(copy)
+        self._catalog.change((), row, remove=victims, forget=copy.forgotten, sequence=self._volumes.sequence)
+        for number in victims:
+            self._volumes.remove(number)
+        self._remove(victims)
+
+    def _enter(self, copy: _Copy) -> None:
+        row = VolumeRow(copy.number, copy.volume_id, 0, sealed=False, compacted=True)
+        entries: list[Entry] = []
+        with self._files.reading(copy.number) as file:
+            for item in walk(file, copy.volume_id, 0, copy.end):
+                if isinstance(item, Damage):
+                    raise OSError(f"the new volume {copy.number} cannot be read back")
+                if item.kind in INDEXED:
+                    entries.append(entry_of(item, copy.number))
+                if len(entries) == _BATCH:
+                    self._catalog.change(entries, row, remove=(), forget=(), sequence=0)
+                    entries = []
+        self._catalog.change(entries, row, remove=(), forget=(), sequence=0)
 
     def _install(self, copy: _Copy) -> None:
         """Give the new volume its name, durably."""
@@ -330,24 +341,16 @@ class Compactor:
             self._get_stuck(f"names of volume files may be durable or not: {error}", None)
             raise
 
-    def _withdraw(self, copy: _Copy) -> None:
-        """The index did not take the new volume: remove it, once that is certain."""
-        self._get_stuck("the index did not say whether it took a new volume", lambda: self._withdraw(copy))
-        index = self._catalog.index
-        if index is not None and not index.has_volume(copy.number):
-            self._volumes.remove(copy.number)
-            self._remove([copy.number])
-
     def _get_stuck(self, reason: str, unfinished: Callable[[], None] | None) -> None:
         self.stuck, self._unfinished = reason, unfinished
-        logs.error("store.compaction_stuck", reason=reason)
 
     def _throw_away(self, copy: _Copy) -> None:
+        path = copy.path + TEMPORARY
+        close_quietly(copy.file, path)
         try:
-            copy.file.close()
-            self._disk.unlink(copy.path + TEMPORARY)
+            self._disk.unlink(path)
         except OSError as error:
-            logs.warning("store.copy_left_behind", path=copy.path + TEMPORARY, error=error)
+            logs.warning("store.copy_left_behind", path=path, error=error)
 
 
 def _body(file: DiskFile, record: Record) -> Iterator[bytes]:

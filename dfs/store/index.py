@@ -250,11 +250,6 @@ class Index:
                 is not None
             )
 
-    def has_volume(self, number: int) -> bool:
-        """Whether the database, as it is now, knows the volume."""
-        with self._reader() as reader:
-            return reader.execute("SELECT 1 FROM volumes WHERE number = ?", (number,)).fetchone() is not None
-
     def sequence(self) -> int:
         """The highest sequence known at the last commit."""
         with self._reader() as reader:

@@ -210,7 +210,7 @@ class Recovery:
 
     def _report_truncation(self, found: _Found, extent: Extent) -> None:
         lost = extent.durable > found.size
-        if found.compacted and not found.row and not lost:
+        if found.compacted and not (found.row and found.row.upto) and not lost:
             last = extent.last
             lost = last is None or last.kind != Kind.MARK or last.end != found.size
         if lost:

@@ -18,6 +18,9 @@ from dfs.wire.limits import Limits
 STOP_SECONDS = 2.0
 """How long `stop()` waits for workers to notice that their connection was cut off."""
 
+DRAIN_HEAD_SECONDS = 2.0
+"""How long a drain waits for the rest of a head: whoever dawdles must not hold up a restart."""
+
 
 class Poller:
     """Owns the listener and every connection that no worker serves. Made and run in one thread."""
@@ -99,6 +102,7 @@ class Poller:
                     self._acceptor.finish()
                     for state in (State.FRESH, State.IDLE):
                         self._custody.waiting.shorten(state, self._limits.quiet_seconds, now)
+                    self._custody.waiting.shorten(State.HEAD, DRAIN_HEAD_SECONDS, now)
                 self._acceptor.update(self._custody.room(now), now)
                 if draining and self._acceptor.closed and not self._custody.open:
                     self.finished.set()

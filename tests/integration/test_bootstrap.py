@@ -28,10 +28,10 @@ if sys.prefix != {venv!r}:
 def index(tmp_path: Path) -> Iterator[str]:
     """A package index that has two releases of pip: the one that comes with Python, and a withdrawn one."""
     spec = importlib.util.find_spec("ensurepip")
-    assert spec is not None and spec.origin is not None
-    wheels = [*Path(spec.origin).parent.glob("_bundled/pip-*.whl"), *Path("/usr/share/python-wheels").glob("pip-*.whl")]
+    bundled = Path(spec.origin).parent.glob("_bundled/pip-*.whl") if spec and spec.origin else ()
+    wheels = [*bundled, *Path("/usr/share/python-wheels").glob("pip-*.whl")]
     if not wheels:
-        pytest.skip("this Python brings no pip wheel; to run: apt-get install python3-venv")
+        pytest.skip("this Python brings no pip wheel; to run: make deps")
     folder = tmp_path / "index" / "pip"
     folder.mkdir(parents=True)
     (folder / wheels[0].name).write_bytes(wheels[0].read_bytes())

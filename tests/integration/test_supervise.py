@@ -31,7 +31,7 @@ os.read(parent, 1)
 """
 SERVES_STUBBORNLY = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVES
 FAILS = "import sys; sys.exit('dfs-node: it cannot be')"
-HANGS = "import time; time.sleep(600)"
+HANGS = "import signal; signal.pause()"
 
 Make = Callable[..., Child]
 

@@ -108,7 +108,7 @@ def test_a_long_damaged_stretch_is_crossed() -> None:
 
 
 def test_sectors_that_cannot_be_read_are_damage_and_said_to_be_unreadable() -> None:
-    data, places = volume([b"a" * 3000, b"b" * 9000, b"c"])
+    data, places = volume([b"a" * 5000, b"b" * 9000, b"c"])
     disk, file = file_of(data)
     disk.faults = Faults(1, errno.EIO)
     assert read_tolerant(file, len(data), 0) == (data, False)
@@ -154,7 +154,7 @@ def extent(data: bytes, durable: int = 0) -> tuple[list[object], Extent]:
 def test_a_torn_tail_ends_the_volume_at_its_first_bad_record() -> None:
     data, places = volume([b"a" * 50, b"b" * 50, b"c" * 50])
     spoilt = bytearray(data)
-    spoilt[places[1] + 200] ^= 1  # the body
+    spoilt[places[1] + 160] ^= 1  # the body
     items, area = extent(bytes(spoilt))
     assert (items, area.end) == ([0], places[1])
     spoilt[places[1]] ^= 1

@@ -616,6 +616,15 @@ def test_drain_answers_what_was_sent_and_closes_the_rest(serve: Serve, raw: Conn
     assert server.drain(0) is True
 
 
+def test_drain_does_not_wait_for_the_rest_of_a_head(serve: Serve, raw: Connect) -> None:
+    server = serve([HELLO], limits=Limits(head_seconds=10 * PATIENCE))
+    dawdling = raw(server.port).send(b"GET /hello HTTP/1.1\r\nHo")
+    other = raw(server.port).send(GET % b"/hello")  # answered after the head's first bytes were seen
+    assert other.answer()[0] == 200
+    assert server.drain(PATIENCE) is True
+    assert dawdling.rest().startswith(b"HTTP/1.1 408 ")
+
+
 def test_drain_gives_up_at_its_time_limit_and_close_cuts_off(serve: Serve, raw: Connect) -> None:
     server = serve([ECHO, answering(Response(200, [], Pieces(*[b"x" * 1_000_000] * 100), 100_000_000))])
     reading = raw(server.port).send(b"POST /echo/x HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
