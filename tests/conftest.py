@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,10 @@ REAL_AWS = "needs real AWS"
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 LONG_TESTS = Path(__file__).resolve().parent / "long"
 SEED = int(os.environ.get("SEED", "1"))
+
+# A shell starts background jobs with SIGINT ignored, and the commands under test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A developer's own settings and credentials must decide no test.
 for _name in list(os.environ):

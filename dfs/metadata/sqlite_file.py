@@ -171,7 +171,8 @@ class SqliteFile:
         )
         try:
             if create:
-                connection.execute("PRAGMA journal_mode = WAL")
+                # SQLite's busy handler is not asked when several processes switch to WAL at once.
+                self._patiently(connection, "PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the drive's cache
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
@@ -185,11 +186,15 @@ class SqliteFile:
     def _begin(self, connection: sqlite3.Connection) -> None:
         """BEGIN IMMEDIATE, trying again in short random steps: SQLite's own busy handler sleeps ever
         longer, so the process that waits longest would wait longest again."""
-        deadline = self._clock() + self._lock_timeout
         connection.execute("PRAGMA busy_timeout = 0")
+        self._patiently(connection, "BEGIN IMMEDIATE")
+
+    def _patiently(self, connection: sqlite3.Connection, statement: str) -> None:
+        """Execute `statement`, again and again while another connection is in its way."""
+        deadline = self._clock() + self._lock_timeout
         while True:
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(statement)
                 return
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or self._clock() >= deadline:

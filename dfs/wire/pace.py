@@ -13,6 +13,10 @@ from typing import Protocol
 
 from dfs.wire.deadline import Deadline
 
+LONGEST_WAIT = 1.0
+"""Seconds after which a client looks up from waiting: a signal that comes just before the wait does
+not interrupt it, and Ctrl-C must not have to wait for a stalled peer."""
+
 
 class TooSlow(Exception):
     """The peer was waited for as long as it may be."""
@@ -96,7 +100,7 @@ class Due:
         left = self._deadline.sooner(self._stall - self._still)
         if left <= 0.0:
             raise TooSlow("the deadline has passed")
-        return left
+        return min(left, LONGEST_WAIT)
 
     def waited(self, seconds: float) -> None:
         """Count `seconds`; raises TooSlow at the stall limit or the deadline."""

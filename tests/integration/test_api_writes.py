@@ -14,8 +14,7 @@ import pytest
 from dfs.api import memory, write
 from dfs.api.known import Shapes
 from dfs.api.service import Service
-from dfs.cluster.read import ChunkSource
-from dfs.errors import NoReplica, Unavailable, Unknown
+from dfs.errors import Unavailable, Unknown
 from dfs.metadata.contract import OutcomeUnknown
 from dfs.model import FileState
 from dfs.wire.message import Request
@@ -217,18 +216,6 @@ def test_rows_are_flushed_on_the_way(api: LocalApi, caller: Caller, monkeypatch:
     monkeypatch.setattr(api.store, "add_replicas", count)
     assert caller.file("PUT", "x", b"x" * 10_000, X_Chunk_Size="1000").status == 201
     assert sizes == [6, 6, 6, 2]
-
-
-def test_a_download_whose_length_cannot_be_told(
-    api: LocalApi, caller: Caller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file_id = caller.file("PUT", "x", b"x" * 10).etag
-
-    def fail(*_: object, **__: object) -> int:
-        raise NoReplica("gone")
-
-    monkeypatch.setattr(ChunkSource, "length", fail)
-    assert caller.call("GET", f"/proxy-chunk-download?file_id={file_id}&chunk_index=0").status == 503
 
 
 def test_a_bug_is_not_told_in_detail(api: LocalApi, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,8 +358,11 @@ def test_an_unmounted_volume_is_refused_and_not_filled(lab: Lab) -> None:
 def test_a_second_disk_with_the_node_id_is_refused(lab: Lab) -> None:
     lab.started("n1").stop()
     node_json = lab.directory / "n1" / "node.json"
-    fields = json.loads(node_json.read_text())
-    node_json.write_text(json.dumps(fields | {"disk_id": str(uuid.uuid4())}))
+    fields = json.loads(node_json.read_text()) | {"disk_id": str(uuid.uuid4())}
+    node_json.write_text(json.dumps(fields))
+    assert "is damaged" in lab.refusal(lab.node("n1"))
+    del fields["crc"]  # as one who restores the file by hand may
+    node_json.write_text(json.dumps(fields))
     assert "two disks carry the same node id" in lab.refusal(lab.node("n1"))
 
 

@@ -7,7 +7,7 @@ import pytest
 from dfs.errors import BadRequest
 from dfs.wire.deadline import Deadline
 from dfs.wire.message import Headers, Response, parse_json_object
-from dfs.wire.pace import Due, Pace, TooSlow
+from dfs.wire.pace import LONGEST_WAIT, Due, Pace, TooSlow
 from dfs.wire.strict_json import parse_json
 from dfs.wire.target import Query, is_host, origin_form, percent_decode
 
@@ -59,11 +59,11 @@ def test_pace_enforces_the_rate_only_while_others_wait() -> None:
 def test_due_ends_by_stall_and_by_deadline_even_when_bytes_drip() -> None:
     clock = Clock()
     due = Due(Deadline(10.0, clock), 3.0)
-    assert due.next_wait() == 3.0
-    due.waited(2.0)
-    assert due.next_wait() == 1.0
+    assert due.next_wait() == LONGEST_WAIT
+    due.waited(2.5)
+    assert due.next_wait() == 0.5
     with pytest.raises(TooSlow, match="no byte"):
-        due.waited(1.0)
+        due.waited(0.5)
     due.moved(1)
     clock.now += 10.0
     for step in (lambda: due.waited(0.1), lambda: due.moved(1), due.next_wait):
