@@ -9,156 +9,32 @@ its value and what is allowed.
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
-from urllib.parse import urlsplit
 
 from dfs.errors import SettingsError
-from dfs.model import is_node_id
-
-KIB = 1 << 10
-MIB = 1 << 20
-GIB = 1 << 30
-TIB = 1 << 40
-
-_SIZES = {
-    "": 1, "B": 1, "K": KIB, "KIB": KIB, "M": MIB, "MIB": MIB, "G": GIB, "GIB": GIB, "T": TIB, "TIB": TIB,
-    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-}  # fmt: skip
-_TIMES = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-Parser = Callable[[str], Any]
-
-
-def parse_size(text: str) -> int:
-    """Bytes from `4096`, `4KiB`, `1.5GiB`, `96 MiB`; raises ValueError."""
-    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)", text.strip())
-    if not match or match[2].upper() not in _SIZES:
-        raise ValueError("a size such as 4096, 64KiB, 4MiB or 1.5GiB")
-    value = float(match[1]) if "." in match[1] else int(match[1])
-    return int(value * _SIZES[match[2].upper()])
-
-
-def parse_time(text: str) -> float:
-    """Seconds from `30`, `500ms`, `15m`, `24h`, `7d`; raises ValueError."""
-    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)\s*([a-z]*)", text.strip())
-    if not match or match[2] not in _TIMES:
-        raise ValueError("a time such as 30, 500ms, 15m, 24h or 7d")
-    return float(match[1]) * _TIMES[match[2]]
-
-
-def _integer(low: int, high: int) -> Parser:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,18}", text.strip()) or not low <= int(text) <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
-
-
-def _size(low: int, high: int) -> Parser:
-    def parse(text: str) -> int:
-        value = parse_size(text)
-        if not low <= value <= high:
-            raise ValueError(f"a size from {low} to {high} bytes")
-        return value
-
-    return parse
-
-
-def _time(low: float, high: float) -> Parser:
-    def parse(text: str) -> float:
-        value = parse_time(text)
-        if not low <= value <= high:
-            raise ValueError(f"a time from {low:g} to {high:g} seconds")
-        return value
-
-    return parse
-
-
-def _choice(*allowed: str) -> Parser:
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError("one of " + ", ".join(allowed))
-        return text
-
-    return parse
-
-
-def _text(pattern: str, meaning: str) -> Parser:
-    compiled = re.compile(pattern)
-
-    def parse(text: str) -> str:
-        if not compiled.fullmatch(text):
-            raise ValueError(meaning)
-        return text
-
-    return parse
-
-
-def _address(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        raise ValueError("an IP address such as 127.0.0.1 or 0.0.0.0") from None
-
-
-def _path(text: str) -> Path:
-    if "\0" in text:
-        raise ValueError("a path without NUL characters")
-    return Path(text)
-
-
-def _node_id(text: str) -> str:
-    if not is_node_id(text):
-        raise ValueError("1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit")
-    return text
-
-
-def parse_public_url(text: str) -> str:
-    """An http or https URL without path, query or user; raises ValueError."""
-    try:
-        parts = urlsplit(text)
-        port_is_good = parts.port is None or 0 < parts.port < 65536
-    except ValueError:
-        parts, port_is_good = urlsplit(""), False
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or not port_is_good
-        or parts.path not in ("", "/")
-        or parts.query
-        or parts.fragment
-        or "@" in parts.netloc
-        or not re.fullmatch(r"[\x21-\x7e]+", text)
-    ):
-        raise ValueError("a URL such as http://files.example.org:8080, without a path")
-    return text.rstrip("/")
-
-
-def _plain_http_url(text: str) -> str:
-    url = parse_public_url(text)
-    if not url.startswith("http://"):
-        raise ValueError("a URL such as http://169.254.169.254, without a path")
-    return url
-
-
-def _is_true(text: str) -> bool:
-    """As botocore reads its own switches: `true` in any case is true, all else is false."""
-    return text.strip().lower() == "true"
-
-
-def _metadata_url(text: str) -> str:
-    if text in ("dynamodb:", "dynamodb://"):
-        return "dynamodb://"
-    if text.startswith("sqlite:///") and len(text) > len("sqlite:///"):
-        return text
-    raise ValueError("dynamodb:// or sqlite:///PATH (a fourth slash makes PATH absolute)")
+from dfs.notation import (
+    GIB,
+    KIB,
+    MIB,
+    Parser,
+    choices,
+    integers,
+    parse_address,
+    parse_metadata_url,
+    parse_node_id,
+    parse_path,
+    parse_plain_http_url,
+    parse_public_url,
+    parse_switch,
+    sizes,
+    texts,
+    times,
+)
 
 
 def setting(env: str, parse: Parser, default: Any, help: str) -> Any:
@@ -166,7 +42,7 @@ def setting(env: str, parse: Parser, default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"env": env, "parse": parse, "help": help})
 
 
-_TABLE = _text(r"[A-Za-z0-9_.-]{3,255}", "a DynamoDB table name: 3 to 255 of A-Z a-z 0-9 _ . -")
+_TABLE = texts(r"[A-Za-z0-9_.-]{3,255}", "a DynamoDB table name: 3 to 255 of A-Z a-z 0-9 _ . -")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +52,7 @@ class CommonSettings:
     role: ClassVar[str] = "admin"
 
     aws_region: str = setting(
-        "AWS_REGION", _text(r"[a-z0-9-]{1,40}", "an AWS region such as us-east-1"), "us-east-1", "AWS region"
+        "AWS_REGION", texts(r"[a-z0-9-]{1,40}", "an AWS region such as us-east-1"), "us-east-1", "AWS region"
     )
     chunk_metadata_table: str = setting(
         "CHUNK_METADATA_TABLE", _TABLE, "dfs-chunk-metadata", "DynamoDB table of file records and replica rows"
@@ -186,11 +62,11 @@ class CommonSettings:
     )
     paths_table: str = setting("DFS_PATHS_TABLE", _TABLE, "dfs-paths", "DynamoDB table of path heads")
     metadata_url: str = setting(
-        "DFS_METADATA_URL", _metadata_url, "dynamodb://", "where metadata lives: dynamodb:// or sqlite:///PATH"
+        "DFS_METADATA_URL", parse_metadata_url, "dynamodb://", "where metadata lives: dynamodb:// or sqlite:///PATH"
     )
-    log_format: str = setting("DFS_LOG_FORMAT", _choice("text", "json"), "text", "log lines as text or JSON")
+    log_format: str = setting("DFS_LOG_FORMAT", choices("text", "json"), "text", "log lines as text or JSON")
     log_level: str = setting(
-        "DFS_LOG_LEVEL", _choice("debug", "info", "warning", "error"), "info", "least severe level that is logged"
+        "DFS_LOG_LEVEL", choices("debug", "info", "warning", "error"), "info", "least severe level that is logged"
     )
 
 
@@ -199,21 +75,21 @@ class ServerSettings(CommonSettings):
     """Settings of both kinds of server."""
 
     heartbeat_interval: float = setting(
-        "NODE_HEARTBEAT_INTERVAL", _time(0.1, 3600), 30.0, "time between a node's heartbeats"
+        "NODE_HEARTBEAT_INTERVAL", times(0.1, 3600), 30.0, "time between a node's heartbeats"
     )
     heartbeat_timeout: float = setting(
-        "NODE_HEARTBEAT_TIMEOUT", _time(0.3, 86400), 60.0, "a node without a new heartbeat for this long is dead"
+        "NODE_HEARTBEAT_TIMEOUT", times(0.3, 86400), 60.0, "a node without a new heartbeat for this long is dead"
     )
-    max_chunk_size: int = setting("DFS_MAX_CHUNK_SIZE", _size(1, 64 * MIB), 16 * MIB, "largest chunk taken")
+    max_chunk_size: int = setting("DFS_MAX_CHUNK_SIZE", sizes(1, 64 * MIB), 16 * MIB, "largest chunk taken")
     buffer_bytes: int = setting(
-        "DFS_BUFFER_BYTES", _size(MIB, 64 * GIB), 96 * MIB, "memory for chunks on their way through; uploads wait for it"
+        "DFS_BUFFER_BYTES", sizes(MIB, 64 * GIB), 96 * MIB, "memory for chunks on their way through; uploads wait for it"
     )
     max_connections: int = setting(
-        "DFS_MAX_CONNECTIONS", _integer(1, 1_000_000), 8192, "connections held; above it the server stops accepting"
+        "DFS_MAX_CONNECTIONS", integers(1, 1_000_000), 8192, "connections held; above it the server stops accepting"
     )
-    max_workers: int = setting("DFS_MAX_WORKERS", _integer(2, 1024), 256, "requests handled at once")
+    max_workers: int = setting("DFS_MAX_WORKERS", integers(2, 1024), 256, "requests handled at once")
     drain_timeout: float = setting(
-        "DFS_DRAIN_TIMEOUT", _time(0, 3600), 10.0, "on SIGTERM, time that running requests get to finish"
+        "DFS_DRAIN_TIMEOUT", times(0, 3600), 10.0, "on SIGTERM, time that running requests get to finish"
     )
 
     def check(self) -> None:
@@ -236,35 +112,35 @@ class ApiSettings(ServerSettings):
 
     role: ClassVar[str] = "api"
 
-    replication_factor: int = setting("REPLICATION_FACTOR", _integer(1, 16), 2, "replicas of every chunk")
+    replication_factor: int = setting("REPLICATION_FACTOR", integers(1, 16), 2, "replicas of every chunk")
     replication_strategy: str = setting(
         "REPLICATION_STRATEGY",
-        _choice("sync", "quorum", "async"),
+        choices("sync", "quorum", "async"),
         "sync",
         "a write is acknowledged when all (sync), a majority (quorum) or one (async) of its replicas are durable",
     )
     replication_timeout: float = setting(
-        "REPLICATION_TIMEOUT", _time(0.3, 3600), 30.0, "time for one chunk to reach its nodes, substitutions included"
+        "REPLICATION_TIMEOUT", times(0.3, 3600), 30.0, "time for one chunk to reach its nodes, substitutions included"
     )
     node_timeout: float = setting(
-        "DFS_NODE_TIMEOUT", _time(0.1, 600), 5.0, "a node without progress for this long is replaced by the next"
+        "DFS_NODE_TIMEOUT", times(0.1, 600), 5.0, "a node without progress for this long is replaced by the next"
     )
-    api_bind: str = setting("DFS_API_BIND", _address, "127.0.0.1", "address the API listens on")
-    api_port: int = setting("DFS_API_PORT", _integer(0, 65535), 8080, "port the API listens on; 0: any free one")
+    api_bind: str = setting("DFS_API_BIND", parse_address, "127.0.0.1", "address the API listens on")
+    api_port: int = setting("DFS_API_PORT", integers(0, 65535), 8080, "port the API listens on; 0: any free one")
     public_url: str | None = setting(
         "DFS_PUBLIC_URL", parse_public_url, None, "URL base given to clients; else the request's Host"
     )
-    chunk_size: int = setting("DFS_CHUNK_SIZE", _size(1, 64 * MIB), 4 * MIB, "chunk size of files that name none")
+    chunk_size: int = setting("DFS_CHUNK_SIZE", sizes(1, 64 * MIB), 4 * MIB, "chunk size of files that name none")
     max_chunks_per_file: int = setting(
-        "DFS_MAX_CHUNKS_PER_FILE", _integer(1, 10_000_000), 131072, "most chunks of one file"
+        "DFS_MAX_CHUNKS_PER_FILE", integers(1, 10_000_000), 131072, "most chunks of one file"
     )
     upload_ttl: float = setting(
-        "DFS_UPLOAD_TTL", _time(1, 365 * 86400), 86400.0, "an upload untouched for this long is abandoned and removed"
+        "DFS_UPLOAD_TTL", times(1, 365 * 86400), 86400.0, "an upload untouched for this long is abandoned and removed"
     )
     delete_grace: float = setting(
-        "DFS_DELETE_GRACE", _time(0, 86400), 900.0, "time between marking a file as deleting and erasing its bytes"
+        "DFS_DELETE_GRACE", times(0, 86400), 900.0, "time between marking a file as deleting and erasing its bytes"
     )
-    erase_interval: float = setting("DFS_ERASE_INTERVAL", _time(0.05, 86400), 60.0, "time between runs of the eraser")
+    erase_interval: float = setting("DFS_ERASE_INTERVAL", times(0.05, 86400), 60.0, "time between runs of the eraser")
 
     def check(self) -> None:
         super().check()
@@ -286,26 +162,26 @@ class NodeSettings(ServerSettings):
     role: ClassVar[str] = "node"
 
     node_id: str | None = setting(
-        "NODE_ID", _node_id, None, "name of the node; else node.json, else the EC2 instance id, else node-HOSTNAME"
+        "NODE_ID", parse_node_id, None, "name of the node; else node.json, else the EC2 instance id, else node-HOSTNAME"
     )
     node_port: int | None = setting(
-        "NODE_PORT", _integer(0, 65535), None, "port; else the first free of 8081-8090, then 8080; 0: any free one"
+        "NODE_PORT", integers(0, 65535), None, "port; else the first free of 8081-8090, then 8080; 0: any free one"
     )
     node_private_ip: str | None = setting(
-        "NODE_PRIVATE_IP", _address, None, "address registered for others; else from EC2 metadata, else 127.0.0.1"
+        "NODE_PRIVATE_IP", parse_address, None, "address registered for others; else from EC2 metadata, else 127.0.0.1"
     )
     zone: str | None = setting(
-        "DFS_ZONE", _text(r"[A-Za-z0-9._-]{1,64}", "a zone name such as us-east-1a"), None, "availability zone"
+        "DFS_ZONE", texts(r"[A-Za-z0-9._-]{1,64}", "a zone name such as us-east-1a"), None, "availability zone"
     )
-    node_bind: str | None = setting("DFS_NODE_BIND", _address, None, "address listened on; else the registered one")
-    data_dir: Path | None = setting("DFS_DATA_DIR", _path, None, "data directory; else ./dfs-data/NODE_ID")
-    volume_size: int = setting("DFS_VOLUME_SIZE", _size(64 * KIB, 4 * GIB), 256 * MIB, "size at which a volume file is full")
+    node_bind: str | None = setting("DFS_NODE_BIND", parse_address, None, "address listened on; else the registered one")
+    data_dir: Path | None = setting("DFS_DATA_DIR", parse_path, None, "data directory; else ./dfs-data/NODE_ID")
+    volume_size: int = setting("DFS_VOLUME_SIZE", sizes(64 * KIB, 4 * GIB), 256 * MIB, "size at which a volume file is full")
     imds_disabled: bool = setting(
-        "AWS_EC2_METADATA_DISABLED", _is_true, False, "true: never ask the EC2 metadata service"
+        "AWS_EC2_METADATA_DISABLED", parse_switch, False, "true: never ask the EC2 metadata service"
     )
     imds_endpoint: str = setting(
         "AWS_EC2_METADATA_SERVICE_ENDPOINT",
-        _plain_http_url,
+        parse_plain_http_url,
         "http://169.254.169.254",
         "where the EC2 metadata service answers",
     )

@@ -11,7 +11,7 @@ from dfs import __version__
 from dfs.client.failures import UsageError
 from dfs.errors import DfsError
 from dfs.model import parse_file_id
-from dfs.settings import parse_size, parse_time
+from dfs.notation import parse_size, parse_time
 
 _EPILOG = """\
 PATH is a path of the store, such as photos/2025/a.jpg. FILE_ID is a file's UUID; where both are

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from dfs.errors import SettingsError
-from dfs.settings import parse_public_url
+from dfs.notation import parse_public_url
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,12 @@ class Appender:
         active = self._active
         return active.number if active else None
 
+    @property
+    def newest(self) -> int | None:
+        """The volume appended to now, or last: it has the highest sequence."""
+        active, last = self._active, self._volumes.last
+        return active.number if active else last.number if last else None
+
     def room(self) -> int:
         """Bytes left in the volume."""
         active = self._active

@@ -239,16 +239,21 @@ class Catalog:
         """Steps of a compaction; with `remove` durable when this returns. Raises sqlite3.Error,
         IndexDamaged or Unavailable."""
         with self._flush_lock:
-            if self.index is None:
+            index = self.index
+            if index is None:
                 raise Unavailable("the index of this disk is being rebuilt")
-            self.index.apply(
-                entries,
-                [row] if row else (),
-                sequence=sequence,
-                remove=remove,
-                forget=forget,
-                synced=bool(remove),
-            )
+            try:
+                index.apply(
+                    entries,
+                    [row] if row else (),
+                    sequence=sequence,
+                    remove=remove,
+                    forget=forget,
+                    synced=bool(remove),
+                )
+            except (sqlite3.Error, IndexDamaged) as error:
+                self._failed(error, index)
+                raise
 
     def replace_index(self, make: Callable[[], Index]) -> None:
         """Close the index and go on with the one that `make` builds; lookups are refused meanwhile.

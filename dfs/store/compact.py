@@ -117,21 +117,17 @@ class Compactor:
         if self._unfinished is not None:
             self._unfinished()
 
-    def choose(self, dead_share: float, active: int | None) -> list[list[int]]:
+    def choose(self, dead_share: float, newest: int | None) -> list[list[int]]:
         """Volumes worth compacting, in groups whose remains fit into one volume each.
 
         Worth it: at least `dead_share` of it is dead; or it is small and so are many others. Never the
         newest appended one: its header and its records carry the highest sequence."""
         index = self._catalog.index
-        last = self._volumes.last
         rows = index.volumes if index is not None else {}
         sealed = [
             (volume, rows[volume.number])
             for volume in self._volumes.all()
-            if volume.number in rows
-            and rows[volume.number].sealed
-            and volume.number != active
-            and (last is None or volume.number != last.number)
+            if volume.number in rows and rows[volume.number].sealed and volume.number != newest
         ]
         small = [row.number for volume, row in sealed if volume.end * _SMALL_SHARE < self._volume_size]
         chosen = [

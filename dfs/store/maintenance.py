@@ -112,7 +112,7 @@ class Maintenance:
             )
             try:
                 self._parts.catalog.replace_index(self._make_index)
-            except (OSError, sqlite3.Error, IndexDamaged) as error:
+            except (OSError, sqlite3.Error, IndexDamaged, Unavailable) as error:
                 logs.error("store.rebuild_failed", error=error)
                 return False
             return True
@@ -122,7 +122,10 @@ class Maintenance:
         index = Index(self._index_file, self._identity.disk_id)
         parts = self._parts
         try:
-            fill_index(index, parts.volumes, parts.files, parts.aside, parts.appender.active_number)
+            active = parts.appender.active_number
+            fill_index(
+                index, parts.volumes, parts.files, parts.aside, active, lambda: not self._stopping.is_set()
+            )
         except BaseException:
             index.close()
             raise
@@ -145,22 +148,27 @@ class Maintenance:
 
     def compact(self, volumes: Sequence[int] | None) -> CompactionResult:
         """Compact the given volumes as one, or in groups those worth it."""
-        compactor, active = self._parts.compactor, self._parts.appender.active_number
+        compactor, newest = self._parts.compactor, self._parts.appender.newest
         with self._lock:
             self.mend()
             self._translated(compactor.settle)
             if volumes is None:
                 self._parts.catalog.flush()
-                groups = compactor.choose(self._options.compact_dead_share, active)
+                groups = compactor.choose(self._options.compact_dead_share, newest)
             else:
-                last = self._parts.volumes.last
-                newest = {active, last.number if last else None}
-                groups = [[number for number in volumes if number not in newest]]
-            total = CompactionResult()
-            for group in groups:
-                if group:
-                    done = self._translated(partial(compactor.compact, group))
-                    total = self._add(total, done)
+                groups = [[number for number in volumes if number != newest]]
+            total, failure = CompactionResult(), None
+            waiting = [group for group in groups if group]
+            while waiting:
+                group = waiting.pop(0)
+                try:
+                    total = self._add(total, self._translated(partial(compactor.compact, group)))
+                except Unavailable as error:  # one bad volume must not keep the others as they are
+                    failure = error
+                    if len(group) > 1 and volumes is None:
+                        waiting += [[number] for number in group]
+            if failure is not None:
+                raise failure
             return total
 
     def _translated(self, work: Callable[[], T]) -> T:

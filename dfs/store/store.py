@@ -6,8 +6,6 @@ power loss. Chunks become readable when they are durable, not before.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import threading
 import time
@@ -17,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from dfs.errors import (
-    BadIndex,
-    BadRequest,
-    ChecksumMismatch,
     ChunkConflict,
     Gone,
     NodeFull,
     NotFound,
     StartError,
 )
-from dfs.model import is_file_id, parse_file_id
+from dfs.model import parse_file_id
 from dfs.store.access import Access
 from dfs.store.appender import Append
+from dfs.store.appends import chunk_append, chunk_key, note_append
 from dfs.store.chunk import (
     PIECE,
     CompactionResult,
@@ -46,7 +42,7 @@ from dfs.store.index_file import IndexFile, SqliteFile
 from dfs.store.maintenance import Maintenance
 from dfs.store.parts import INDEX_NAME, assemble, prepare
 from dfs.store.reader import ChunkReader
-from dfs.store.record import MAX_ATTRIBUTES, MAX_BODY, NO_FILE, Kind, piece_crcs
+from dfs.store.record import NO_FILE, Kind, piece_crcs
 
 __all__ = [
     "PIECE",
@@ -61,8 +57,6 @@ __all__ = [
 ]
 
 _GROUP = 256
-_MAX_NOTE = 64 * 1024
-_MAX_INDEX = 1 << 62
 _MAX_INVENTORY = 10_000
 _DEFAULTS = StoreOptions()
 
@@ -155,25 +149,16 @@ class ChunkStore:
         any). Raises ChecksumMismatch, ChunkConflict (other bytes are stored), Gone (the file was
         erased), NodeFull, StoreReadOnly, Busy, Unavailable, BadRequest.
         """
-        key = _key(file_id, chunk_index)
-        body = memoryview(data).cast("B") if len(data) else b""
-        if len(body) > MAX_BODY:
-            raise BadRequest(f"a chunk has at most {MAX_BODY} bytes")
-        digest = hashlib.sha256(body).digest()
-        if checksum is not None and checksum.lower() != digest.hex():
-            raise ChecksumMismatch(f"the bytes have SHA-256 {digest.hex()}, not {checksum}")
-        described = _describe(chunk_size, file_size, attributes)
+        key = chunk_key(file_id, chunk_index)
+        append = chunk_append(key, data, checksum, chunk_size, file_size, attributes, self._now())
         while True:
-            claim, mine = self._parts.claims.take(key, digest)
+            claim, mine = self._parts.claims.take(key, append.sha256)
             if mine:
                 break
             claim.wait()
-            if claim.stored is not None and claim.checksum == digest:
+            if claim.stored is not None and claim.checksum == append.sha256:
                 return claim.stored
         try:
-            append = Append(
-                Kind.DATA, key[0], key[1], body, digest, (), described, self._now(), chunk_size, file_size
-            )  # fmt: skip
             claim.stored = self._put(claim, append)
             return claim.stored
         finally:
@@ -221,20 +206,20 @@ class ChunkStore:
         """What is stored of the chunk, by its record; its bytes are not read. None when nothing is.
 
         Raises Gone, and CorruptChunk when the record cannot be read."""
-        found = self._find(_key(file_id, chunk_index))
+        found = self._find(chunk_key(file_id, chunk_index))
         return None if found is None else self._access.stat(found)
 
     def open_chunk(self, file_id: str, chunk_index: int) -> ChunkReader:
         """The chunk for reading; close it. Raises NotFound, Gone, CorruptChunk (which is reported, and
         the record set aside), Unavailable, Busy."""
         self._maintenance.mend()
-        return self._access.open(_key(file_id, chunk_index))
+        return self._access.open(chunk_key(file_id, chunk_index))
 
     def verify(self, file_id: str, chunk_index: int) -> StoredChunk:
         """Read the whole chunk from the disk and compare it with its CRCs and its SHA-256.
 
         Raises NotFound, Gone, CorruptChunk (which is reported, and the record set aside)."""
-        found = self._find(_key(file_id, chunk_index))
+        found = self._find(chunk_key(file_id, chunk_index))
         if found is None:
             raise NotFound("the chunk is not on this disk")
         chunk, error = self._access.verify(found)
@@ -246,7 +231,7 @@ class ChunkStore:
     def last_verified(self, file_id: str, chunk_index: int) -> int | None:
         """When `verify` last found the chunk good, in milliseconds since the epoch; None when it never
         did or the index was lost since."""
-        key = _key(file_id, chunk_index)
+        key = chunk_key(file_id, chunk_index)
         return self._parts.catalog.ask(lambda index: index.verified(key))
 
     def _find(self, key: Key) -> Entry | None:
@@ -258,7 +243,7 @@ class ChunkStore:
 
     def drop(self, file_id: str, chunk_index: int) -> bool:
         """Remove this replica, durably; it may be stored again. False when there was none."""
-        key = _key(file_id, chunk_index)
+        key = chunk_key(file_id, chunk_index)
         claim = self._parts.claims.take_alone(key)
         try:
             self._maintenance.mend()
@@ -294,7 +279,9 @@ class ChunkStore:
         self._maintenance.mend()
         group: list[Append] = []
         size = 0
-        for append in {item.sha256: item for item in map(self._note, notes)}.values():
+        for append in {
+            item.sha256: item for item in (note_append(note, self._now()) for note in notes)
+        }.values():
             if self._parts.catalog.has_note(append.sha256):
                 continue
             if append.file_id != NO_FILE and self._parts.catalog.is_erased(append.file_id):
@@ -308,23 +295,6 @@ class ChunkStore:
             self._write(group)
         else:
             self._parts.committer.settle()
-
-    def _note(self, note: Mapping[str, Any]) -> Append:
-        try:
-            text = json.dumps(
-                dict(note), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-            )
-            body = text.encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise BadRequest(f"a note must be a JSON object: {error}") from error
-        if len(body) > _MAX_NOTE:
-            raise BadRequest(f"a note has at most {_MAX_NOTE} bytes, this one has {len(body)}")
-        file_id = note.get("file_id")
-        named = isinstance(file_id, str) and is_file_id(file_id)
-        name = uuid.UUID(file_id).bytes if named else NO_FILE
-        return Append(
-            Kind.NOTE, name, 0, body, hashlib.sha256(body).digest(), piece_crcs(body), b"{}", self._now()
-        )  # fmt: skip
 
     def notes(self, after: int, limit: int) -> list[StoredNote]:
         """Notes with a sequence above `after`, at most `limit`, in its order."""
@@ -384,23 +354,3 @@ class ChunkStore:
         self._parts.files.close()
         if self._lock is not None:
             self._lock.release()
-
-
-def _key(file_id: str, chunk_index: int) -> Key:
-    if not 0 <= chunk_index < _MAX_INDEX:
-        raise BadIndex(f"chunk_index must be from 0 to {_MAX_INDEX - 1}, not {chunk_index}")
-    return uuid.UUID(parse_file_id(file_id)).bytes, chunk_index
-
-
-def _describe(chunk_size: int, file_size: int | None, attributes: Mapping[str, str] | None) -> bytes:
-    if attributes:
-        known = {"chunk_size": chunk_size} | ({} if file_size is None else {"file_size": file_size})
-        text = json.dumps(dict(attributes) | known, separators=(",", ":"), ensure_ascii=False)
-    elif file_size is None:
-        text = f'{{"chunk_size":{chunk_size:d}}}'
-    else:
-        text = f'{{"chunk_size":{chunk_size:d},"file_size":{file_size:d}}}'
-    described = text.encode()
-    if len(described) > MAX_ATTRIBUTES:
-        raise BadRequest(f"the attributes of a chunk have at most {MAX_ATTRIBUTES} bytes")
-    return described

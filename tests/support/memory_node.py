@@ -22,7 +22,8 @@ from dfs.api.service import Service
 from dfs.errors import ChecksumMismatch, ChunkConflict, Gone, NotFound
 from dfs.metadata.sqlite import SqliteStore
 from dfs.model import AdminState, NodeInfo, NodeStatus
-from dfs.settings import MIB, ApiSettings
+from dfs.notation import MIB
+from dfs.settings import ApiSettings
 from dfs.wire.message import Request, Response, parse_json_object
 from dfs.wire.route import Route
 from dfs.wire.server import HttpServer

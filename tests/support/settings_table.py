@@ -13,11 +13,11 @@ BOTH = {"api", "node"}
 def _default(value: Any, parser: str) -> str:
     if value is None:
         return ""
-    if parser.startswith("_size"):
+    if parser.startswith("sizes"):
         for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
             if value >= size and value % size == 0:
                 return f"`{value // size}{unit}`"
-    if parser.startswith("_time"):
+    if parser.startswith("times"):
         for unit, seconds in (("d", 86400), ("h", 3600), ("m", 60)):
             if value > seconds and value % seconds == 0:
                 return f"`{value / seconds:g}{unit}`"

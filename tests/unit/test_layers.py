@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "dfs"
 
-GROUND = {"", "errors", "model", "logs", "settings"}
+GROUND = {"", "errors", "model", "logs", "notation", "settings"}
 """What every layer may use (`""` is `dfs/__init__.py`: the version numbers)."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -20,7 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model": {"errors"},
     "logs": set(),
-    "settings": {"errors", "model"},
+    "notation": {"model"},
+    "settings": {"errors", "notation"},
     "wire": {"", "errors", "logs"},
     "store": {"", "errors", "model", "logs"},
     "metadata": GROUND,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dfs.errors import SettingsError
+from dfs.notation import parse_public_url, parse_size, parse_time
 from dfs.settings import (
     ROLES,
     ApiSettings,
@@ -18,9 +19,6 @@ from dfs.settings import (
     NodeSettings,
     child_environment,
     load,
-    parse_public_url,
-    parse_size,
-    parse_time,
     read_config,
     show,
     take_listen_fds,

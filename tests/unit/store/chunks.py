@@ -16,7 +16,9 @@ FILES = [str(uuid.UUID(int=0x40008000 << 64 | n, version=4)) for n in range(1, 9
 FILE, OTHER = FILES[:2]
 
 
-def put(store: ChunkStore, index: int = 0, data: bytes = b"data", file_id: str = FILE, **more: Any) -> StoredChunk:
+def put(
+    store: ChunkStore, index: int = 0, data: bytes = b"data", file_id: str = FILE, **more: Any
+) -> StoredChunk:
     given: dict[str, Any] = {"checksum": None, "chunk_size": 1000, "file_size": None}
     return store.put(file_id, index, data, **(given | more))
 

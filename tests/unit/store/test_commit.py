@@ -111,7 +111,7 @@ def test_a_failing_sync_fails_its_whole_batch_and_nobody_else(store: ChunkStore,
         threads.start(put, store, index)
     wait_until(lambda: queued(store) == 4)
     failing = Faults(1, errno.EIO, only=frozenset({"sync"}))
-    disk.faults = lambda name: failing(name)  # the one that runs has passed its gate
+    disk.faults = failing  # the one that runs has passed its gate
     gate.open.set()
     results = threads.join()
     assert results[0].chunk_index == 0
@@ -159,7 +159,7 @@ def test_who_joined_a_store_that_failed_tries_for_himself(store: ChunkStore, dis
     gate.reached.acquire()
     threads.start(put, store, 0)
     failing = Faults(1, errno.EIO, only=frozenset({"sync"}))
-    disk.faults = lambda name: failing(name)
+    disk.faults = failing
     gate.open.set()
     results = threads.join()
     assert isinstance(results[0], StoreReadOnly)
@@ -209,7 +209,9 @@ def test_an_erase_after_the_check_of_a_repeat_is_noticed(store: ChunkStore, disk
     assert isinstance(threads.join()[0], Gone)
 
 
-def test_a_close_finishes_what_is_queued_and_refuses_what_comes_later(store: ChunkStore, disk: SimDisk) -> None:
+def test_a_close_finishes_what_is_queued_and_refuses_what_comes_later(
+    store: ChunkStore, disk: SimDisk
+) -> None:
     gate, threads = Gate(disk, "sync"), Threads()
     threads.start(put, store, 0)
     gate.reached.acquire()
@@ -252,7 +254,9 @@ def test_a_bug_in_the_leader_reaches_every_waiter(store: ChunkStore, disk: SimDi
     assert get(store, 1) == b"data"
 
 
-def test_an_interrupted_leader_hands_over(store: ChunkStore, disk: SimDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_leader_hands_over(
+    store: ChunkStore, disk: SimDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(self: SimFile, buffers: list[Bytes], offset: int) -> int:
         raise KeyboardInterrupt
 
@@ -295,7 +299,9 @@ def test_a_mark_that_fails_at_a_roll_costs_nothing(disk: SimDisk, index: MemoryI
         assert get(again, 0) == get(again, 1) == bytes(900)
 
 
-def test_a_store_that_cannot_be_marked_at_its_close_is_whole_all_the_same(store: ChunkStore, disk: SimDisk) -> None:
+def test_a_store_that_cannot_be_marked_at_its_close_is_whole_all_the_same(
+    store: ChunkStore, disk: SimDisk
+) -> None:
     put(store)
     disk.faults = Faults(1, errno.EIO, lasting=True, only=frozenset({"sync", "write", "close"}))
     store.close()
@@ -330,3 +336,31 @@ def test_the_file_protocol_is_what_the_simulated_disk_offers(disk: SimDisk) -> N
     assert file.write([b"ab", b"cd"], 2) == 4
     assert file.size() == 6
     assert bytes(disk.files["/f"].cache) == b"\0\0abcd"
+
+
+def test_who_waits_when_the_store_stops_is_told(disk: SimDisk, index: MemoryIndex) -> None:
+    store = open_store(disk, index, small(failures_until_stop=1, volume_size=1 << 20))
+    put(store, 999)
+    gate, threads = Gate(disk, "write"), Threads()
+    threads.start(put, store, 0)
+    gate.reached.acquire()
+    for number in range(1, 4):
+        threads.start(put, store, number)
+    wait_until(lambda: queued(store) == 3)
+    disk.faults = Faults(1, errno.EIO, lasting=True, only=frozenset({"sync"}))
+    gate.open.set()
+    results = threads.join()
+    assert all(isinstance(error, StoreReadOnly) for error in results)
+    assert all("1 times in a row" in str(error) for error in results[1:])
+
+
+def test_an_index_that_cannot_be_sealed_is_doubted_by_the_next_start(
+    store: ChunkStore, disk: SimDisk, index: MemoryIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    put(store)
+    monkeypatch.setattr(index, "seal", fail)
+    store.close()
+    assert get(reopened(disk, MemoryIndex(index.snapshot))) == b"data"

@@ -17,7 +17,9 @@ from tests.support.disk import Faults, SimDisk
 ID = b"i" * 16
 
 
-def record(offset: int, sequence: int, body: bytes = b"", durable_upto: int = 0, volume_id: bytes = ID) -> bytes:
+def record(
+    offset: int, sequence: int, body: bytes = b"", durable_upto: int = 0, volume_id: bytes = ID
+) -> bytes:
     head = encode_header(
         Kind.DATA,
         volume_id=volume_id,

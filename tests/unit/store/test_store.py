@@ -142,7 +142,11 @@ def test_a_bad_copy_is_set_aside_and_replaced_by_a_repeat(store: ChunkStore, dis
 def test_a_record_with_a_bad_header_is_corrupt(at: int, store: ChunkStore, disk: SimDisk) -> None:
     put(store)
     spoil(disk, store, at=at)
-    for read in (lambda: store.open_chunk(FILE, 0), lambda: store.stat(FILE, 0), lambda: store.verify(FILE, 0)):
+    for read in (
+        lambda: store.open_chunk(FILE, 0),
+        lambda: store.stat(FILE, 0),
+        lambda: store.verify(FILE, 0),
+    ):
         with pytest.raises(CorruptChunk):
             read()
     assert len(set_aside(disk)) == 1
@@ -174,7 +178,9 @@ def test_a_piece_that_cannot_be_read_is_corrupt(store: ChunkStore, disk: SimDisk
         store.open_chunk(FILE, 0)
 
 
-def test_a_volume_that_cannot_be_opened_is_no_excuse_to_doubt_its_chunks(store: ChunkStore, disk: SimDisk) -> None:
+def test_a_volume_that_cannot_be_opened_is_no_excuse_to_doubt_its_chunks(
+    store: ChunkStore, disk: SimDisk
+) -> None:
     put(store)
     store._parts.files.close()
     disk.faults = Faults(1, errno.EMFILE)
@@ -196,7 +202,9 @@ def test_a_missing_volume_is_reported(store: ChunkStore, disk: SimDisk) -> None:
     assert reported(store, "corrupt_chunk")
 
 
-def test_verify_compares_the_sha256_too(store: ChunkStore, disk: SimDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_compares_the_sha256_too(
+    store: ChunkStore, disk: SimDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(store)
     assert store.last_verified(FILE, 0) is None
     store.verify(FILE, 0)
