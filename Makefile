@@ -28,7 +28,7 @@ test: lint  ## everything this machine can run, in under 20 minutes
 	$(RUN) -m pytest -n $(WORKERS) --durations=20
 
 test-long: venv  ## the slow sweeps, and big files (hours)
-	$(RUN) -m pytest -n $(WORKERS) --durations=20 --long
+	$(RUN) -m pytest -n $(WORKERS) --durations=20 --timeout=0 --long
 
 bench: venv  ## throughput, as JSON and a table
 	$(RUN) -m tests.bench

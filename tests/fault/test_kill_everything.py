@@ -17,8 +17,9 @@ from pathlib import Path
 from tests.support.caller import Caller, NoAnswer
 from tests.support.cluster import Cluster, Server
 
-ACKNOWLEDGED = int(os.environ.get("KILL_WRITES", "5000"))
-KILLS = int(os.environ.get("KILLS", "10"))
+LONG = os.environ.get("LONG") == "1"
+ACKNOWLEDGED = int(os.environ.get("KILL_WRITES", "250000" if LONG else "5000"))
+KILLS = int(os.environ.get("KILLS", "1000" if LONG else "10"))
 SEED = int(os.environ.get("KILL_SEED", "4"))
 WRITERS = 8
 CHUNK = 16 * 1024

@@ -29,7 +29,7 @@ from tests.support.cluster import Cluster, Server, eventually
 from tests.support.linearize import Event, explains
 from tests.support.moto_server import MotoServer
 
-PAIRS = int(os.environ.get("LINEAR_PAIRS", "50"))
+PAIRS = int(os.environ.get("LINEAR_PAIRS", "5000" if os.environ.get("LONG") == "1" else "50"))
 SLOWER = {"sqlite": 1, "dynamodb": 5}
 """On the stand-in for DynamoDB this many times fewer pairs."""
 
