@@ -24,10 +24,6 @@ REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 LONG_TESTS = Path(__file__).resolve().parent / "long"
 SEED = int(os.environ.get("SEED", "1"))
 
-# A shell starts background jobs with SIGINT ignored, and the commands under test would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # A developer's own settings and credentials must decide no test.
 for _name in list(os.environ):
     if _name.startswith(("DFS_", "NODE_", "REPLICATION_", "AWS_")) or _name.endswith("_TABLE"):
@@ -62,6 +58,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_report_header() -> str:
     return f"seed: {SEED} (replay another with SEED=N)"
+
+
+@pytest.fixture(autouse=True)
+def _stop_signals() -> Iterator[None]:
+    """Each test begins with the signal handlers that a process has in the foreground of a terminal.
+
+    The commands under test would inherit an ignored SIGINT: from a shell that runs the tests in the
+    background, or from a test that calls a server's `main`, which ignores it at its end.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
 
 
 @pytest.fixture
