@@ -7,6 +7,7 @@ unless its reason begins with "needs real AWS".
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from dfs import logs
 from tests.support import cluster
 
 REAL_AWS = "needs real AWS"
@@ -70,6 +72,14 @@ def _stop_signals() -> Iterator[None]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
+
+
+@pytest.fixture(autouse=True)
+def _log_lines() -> None:
+    """Each test begins with log lines going where pytest captures them: a `main` sends them to stderr."""
+    logs.LOGGER.handlers[:] = []
+    logs.LOGGER.propagate = True
+    logs.LOGGER.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
