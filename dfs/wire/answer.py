@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,13 +11,13 @@ from http import HTTPStatus
 from typing import cast
 
 from dfs.errors import DfsError
-from dfs.wire.link import Link
-from dfs.wire.message import Piece, Response
+from dfs.wire.link import READ_AHEAD, FileEnded, Link
+from dfs.wire.message import FileSlice, Piece, Response
 
 JOIN_BYTES = 64 * 1024
 """Up to this size copying head and body together is cheaper than a second packet."""
 
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _FIELDS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 _OURS = frozenset({"content-length", "transfer-encoding", "connection", "date", "server", "x-request-id"})
 _NO_BODY = frozenset({204, 304})
@@ -55,10 +56,8 @@ class HeadWriter:
         # counted, because a value with a whole line in it looks like two fields
         if fields and (_FIELDS.fullmatch(fields) is None or fields.count("\n") != len(response.headers)):
             raise ValueError("a header of the response is malformed")
-        return (
-            f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n"
-            f"{self._common}{request_id}\r\n{fields}{framing}{connection}\r\n"
-        ).encode("latin-1")
+        line = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
+        return f"{line}{self._common}{request_id}\r\n{fields}{framing}{connection}\r\n".encode("latin-1")
 
 
 def error_response(error: DfsError, request_id: str) -> Response:
@@ -67,6 +66,27 @@ def error_response(error: DfsError, request_id: str) -> Response:
     if error.retry_after is not None:
         headers.append(("Retry-After", str(error.retry_after)))
     return Response.json(error.status, error.payload(request_id), headers)
+
+
+def _measurable(piece: Piece | FileSlice) -> Piece:
+    """`piece`, which must be bytes. Raises ValueError."""
+    if isinstance(piece, FileSlice):
+        raise ValueError("a slice of a file needs a body of declared length")
+    return piece
+
+
+def _read(source: FileSlice, start: int, end: int) -> bytes:
+    """The bytes from `start` to `end` of the slice; raises AnswerBroken when they are not there."""
+    found = b""
+    while len(found) < end - start:
+        try:
+            more = os.pread(source.fd, end - start - len(found), source.offset + start + len(found))
+        except OSError as error:
+            raise AnswerBroken(f"a file of the body cannot be read: {error}") from None
+        if not more:
+            raise AnswerBroken("a file of the body is shorter than its slice")
+        found += more
+    return found
 
 
 class Answer:
@@ -80,8 +100,8 @@ class Answer:
 
     def __init__(self, response: Response) -> None:
         self._response = response
-        self._pieces: Iterator[Piece] | None = None
-        self._first: Piece = b""
+        self._pieces: Iterator[Piece | FileSlice] | None = None
+        self._first: Piece | FileSlice = b""
         self._head = b""
         self._chunked = False
         self.sent = 0
@@ -96,7 +116,10 @@ class Answer:
         length = response.length
         silent = method == "HEAD" or response.status in _NO_BODY
         if body is None or isinstance(body, (bytes, bytearray, memoryview)):
-            size = 0 if body is None else memoryview(body).nbytes
+            if body is None:
+                size = 0
+            else:
+                size = len(body) if type(body) is bytes else memoryview(body).nbytes
             if length is None:
                 length = size
             elif length != size and not silent:
@@ -110,6 +133,8 @@ class Answer:
                 self._first = first
             elif length:
                 raise ValueError(f"an empty response declares {length} bytes")
+            if length is None:
+                _measurable(self._first)
         framing = ""
         if response.status != 204 and (response.status != 304 or response.length is not None):
             if length is not None:
@@ -126,75 +151,95 @@ class Answer:
         """Write head and body.
 
         Raises AnswerBroken when the body turned out shorter or longer than declared, what the body's
-        iterator raises, and PeerGone or TooSlow.
+        iterator raises, ValueError for a piece that cannot be sent, and PeerGone or TooSlow.
         """
         pieces = self._pieces
         if pieces is None:
-            body = self._first
-            size = memoryview(body).nbytes if body else 0
-            if size <= JOIN_BYTES:
+            body = _measurable(self._first)
+            size = len(body) if type(body) is bytes else memoryview(body).nbytes
+            if size <= READ_AHEAD:
                 link.send(self._head + body if size else self._head)
             else:
-                link.send(self._head)
-                link.send(body)
+                link.send_both(self._head, body)
             self.sent = size
         elif self._chunked:
             self._send_chunks(link, pieces)
-        elif self.until_close:
-            self._send_plain(link, pieces, None)
+        elif self._response.length is None:
+            self._send_plain(link, pieces)
         else:
-            self._send_plain(link, pieces, self._response.length)
+            self._send_declared(link, pieces, self._response.length)
 
-    def _send_chunks(self, link: Link, pieces: Iterator[Piece]) -> None:
+    def _send_chunks(self, link: Link, pieces: Iterator[Piece | FileSlice]) -> None:
         pending = self._head
-        piece: Piece | None = self._first
+        piece: Piece | FileSlice | None = self._first
         while piece is not None:
+            piece = _measurable(piece)
             size = memoryview(piece).nbytes
             if size:
                 pending += b"%x\r\n" % size
                 if size <= JOIN_BYTES:
                     link.send(pending + piece)
                 else:
-                    link.send(pending)
-                    link.send(piece)
+                    link.send_both(pending, piece)
                 pending = b"\r\n"
                 self.sent += size
             piece = next(pieces, None)
         link.send(pending + b"0\r\n\r\n")
 
-    def _send_plain(self, link: Link, pieces: Iterator[Piece], length: int | None) -> None:
+    def _send_plain(self, link: Link, pieces: Iterator[Piece | FileSlice]) -> None:
+        """Send the pieces, whose end is the connection's."""
+        link.send(self._head)
+        piece: Piece | FileSlice | None = self._first
+        while piece is not None:
+            piece = _measurable(piece)
+            link.send(piece)
+            self.sent += memoryview(piece).nbytes
+            piece = next(pieces, None)
+
+    def _send_declared(self, link: Link, pieces: Iterator[Piece | FileSlice], length: int) -> None:
         """Send the pieces; the last byte only when the iterator has ended at exactly `length`.
 
         So nothing that goes wrong at the very end of a body (a checksum, say) can look complete.
         """
         pending = self._head
-        piece: Piece | None = self._first
+        piece: Piece | FileSlice | None = self._first
         while piece is not None:
-            view = memoryview(piece).cast("B")
-            self.sent += len(view)
-            if length is not None and self.sent > length:
-                raise AnswerBroken(f"the body is longer than the {length} bytes declared")
-            if self.sent == length:
-                kept = 0 if len(view) <= JOIN_BYTES else len(view) - 1
-                if kept:
-                    link.send(pending)
-                    link.send(view[:kept])
-                    pending = b""
-                pending += view[kept:]
-            elif len(view) <= JOIN_BYTES:
-                if pending or view:
-                    link.send(pending + view)
-                pending = b""
+            source: memoryview | FileSlice
+            if isinstance(piece, FileSlice) and piece.length > JOIN_BYTES:
+                source, size = piece, piece.length
             else:
-                if pending:
+                source = memoryview(_read(piece, 0, piece.length) if isinstance(piece, FileSlice) else piece)
+                source = source.cast("B")
+                size = len(source)
+            self.sent += size
+            if self.sent > length:
+                raise AnswerBroken(f"the body is longer than the {length} bytes declared")
+            if size > JOIN_BYTES:
+                whole = size if self.sent < length else size - 1
+                if isinstance(source, FileSlice):
+                    if pending:
+                        link.send(pending)
+                    self._send_file(link, source, whole)
+                    pending = _read(source, whole, size)
+                else:
+                    link.send_both(pending, source[:whole])
+                    pending = bytes(source[whole:])
+            else:
+                pending += source  # type: ignore[operator]  # a memoryview here
+                if self.sent < length and pending:
                     link.send(pending)
                     pending = b""
-                link.send(view)
             piece = next(pieces, None)
-        if length is not None and self.sent < length:
+        if self.sent < length:
             raise AnswerBroken(f"the body has {self.sent} bytes, not the {length} declared")
         if pending:
             link.send(pending)
+
+    def _send_file(self, link: Link, source: FileSlice, length: int) -> None:
+        try:
+            link.send_file(source.fd, source.offset, length)
+        except FileEnded as error:
+            raise AnswerBroken(f"a file of the body cannot be sent: {error}") from None
 
     def close(self) -> None:
         """Close the body's iterator, and the iterable when that is another object."""
@@ -202,6 +247,6 @@ class Answer:
         if body is None or isinstance(body, (bytes, bytearray, memoryview)):
             return
         for each in (self._pieces, body) if self._pieces is not body else (body,):
-            close = getattr(cast(Iterable[Piece] | None, each), "close", None)
+            close = getattr(cast(Iterable[Piece | FileSlice] | None, each), "close", None)
             if close is not None:
                 close()

@@ -42,6 +42,21 @@ class Body:
 
     def readinto(self, view: memoryview) -> int:
         """What is there, at least one byte, into the start of `view`; 0 at the end of the body."""
+        return self._receive(view, False)
+
+    def readfully(self, view: memoryview) -> int:
+        """Fill `view`; returns fewer bytes only when the body ends."""
+        if self._chunks is None:
+            return self._receive(view, True)
+        filled = 0
+        while filled < len(view):
+            count = self._receive(view[filled:], False)
+            if not count:
+                break
+            filled += count
+        return filled
+
+    def _receive(self, view: memoryview, fully: bool) -> int:
         if self.failed:
             raise BodyTruncated("the body failed before")
         self.started = True
@@ -54,12 +69,15 @@ class Body:
                 if self.limit is not None and self._total > self.limit:
                     raise PayloadTooLarge(f"the body is larger than {self.limit} bytes")
                 return count
-            if not self._left or not len(view):
+            left = self._left
+            if not left or not len(view):
                 return 0
-            count = self._link.receive_into(view[: self._left])
-            if not count:
+            if left < len(view):
+                view = view[:left]
+            count = self._link.receive_fully(view) if fully else self._link.receive_into(view)
+            if not count or (fully and count < len(view)):
                 raise PeerGone("the connection ended")
-            self._left -= count
+            self._left = left - count
             return count
         except PayloadTooLarge:
             self.failed = True
@@ -74,31 +92,24 @@ class Body:
             self.failed = True
             raise BadRequest(f"malformed body: {error}") from None
 
-    def readfully(self, view: memoryview) -> int:
-        """Fill `view`; returns fewer bytes only when the body ends."""
-        filled = 0
-        while filled < len(view):
-            count = self.readinto(view[filled:])
-            if not count:
-                break
-            filled += count
-        return filled
-
     def read(self, n: int) -> bytes:
         """Exactly `n` bytes, fewer only when the body ends, b"" after its end.
 
         Memory is taken as bytes arrive, not as `n` or the declared length promise.
         """
+        if self._chunks is None:
+            n = min(n, self._left)
+            if n <= _STEP:
+                piece = bytearray(n)
+                self.readfully(memoryview(piece))
+                return bytes(piece)
         found = bytearray()
         while len(found) < n:
-            step = min(_STEP, n - len(found))
-            if self._chunks is None:
-                step = min(step, self._left)
-            piece = memoryview(bytearray(step))
-            count = self.readinto(piece)
-            if not count:
+            piece = bytearray(min(_STEP, n - len(found)))
+            count = self.readfully(memoryview(piece))
+            found += memoryview(piece)[:count]
+            if count < len(piece):
                 break
-            found += piece[:count]
         return bytes(found)
 
     def read_all(self, limit: int) -> bytes:

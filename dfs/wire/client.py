@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dfs.wire.deadline import Deadline
 from dfs.wire.head import END, HOPELESS, HeadLimits, ResponseHead, parse_response_head
@@ -17,6 +17,7 @@ from dfs.wire.transport import BadAnswer, ConnectFailed, ConnectionLost, PeerTim
 
 __all__ = [
     "BadAnswer",
+    "BegunRequest",
     "ClientResponse",
     "ConnectFailed",
     "ConnectionLost",
@@ -41,10 +42,12 @@ Body = Piece | Iterable[Piece] | None
 class _Exchange:
     """One request and its answer on one connection. Raises PeerGone, TooSlow and FramingError."""
 
-    def __init__(self, link: Link, limits: ResponseLimits) -> None:
+    __slots__ = ("_head_limits", "_interim", "_limits", "_link", "answered")
+
+    def __init__(self, link: Link, limits: ResponseLimits, head_limits: HeadLimits) -> None:
         self._link = link
         self._limits = limits
-        self._head_limits = HeadLimits(limits.line_bytes, limits.header_lines)
+        self._head_limits = head_limits
         self._interim = 0
         self.answered = False
         """Whether any byte of an answer has come."""
@@ -130,6 +133,27 @@ def _chunks(pieces: Iterable[Piece]) -> Iterator[Piece]:
     yield b"0\r\n\r\n"
 
 
+class BegunRequest:
+    """A request that was sent. Ask for its answer, once, or close it."""
+
+    __slots__ = ("_answer", "_link")
+
+    def __init__(self, link: Link, answer: Callable[[], ClientResponse]) -> None:
+        self._link: Link | None = link
+        self._answer = answer
+
+    def answer(self) -> ClientResponse:
+        """The answer, once its head has come; raises like `HttpClient.request`."""
+        self._link = None
+        return self._answer()
+
+    def close(self) -> None:
+        """Give the connection up, unless the answer was asked for."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+
 class HttpClient:
     """Requests to any number of peers; thread-safe. Make it after a fork, not before."""
 
@@ -146,6 +170,7 @@ class HttpClient:
         self._connect_timeout = connect_timeout
         self._user_agent = user_agent
         self._limits = limits
+        self._head_limits = HeadLimits(limits.line_bytes, limits.header_lines)
 
     def request(
         self,
@@ -170,7 +195,7 @@ class HttpClient:
         An answer that comes before the body is sent ends the sending. `repeatable`: when a pooled
         connection turns out to be dead before any byte of an answer, try once more on a new one.
 
-        Raises ConnectFailed, ConnectionLost, PeerTimeout, BadAnswer, and ValueError for a request
+        Raises ConnectFailed (nothing was sent, by no try), ConnectionLost, PeerTimeout, BadAnswer, and ValueError for a request
         that cannot be sent as it is. What the body's iterator raises is passed on.
         """
         whole = body if isinstance(body, (bytes, bytearray, memoryview)) else None
@@ -184,21 +209,61 @@ class HttpClient:
         head = self._head(host, port, method, target, headers, body is not None, size, expect_continue)
         peer = (host, port)
         link = self._pool.take(peer)
+        lost: ConnectionLost | None = None
         if link is not None:
-            exchange = _Exchange(link, self._limits)
+            exchange = _Exchange(link, self._limits, self._head_limits)
             try:
                 return self._run(
                     exchange, link, peer, method, head, body, size, Due(deadline, stall), expect_continue
                 )
             except PeerTimeout:
                 raise
-            except ConnectionLost:
+            except ConnectionLost as error:
                 if exchange.answered or not repeatable or not (body is None or whole is not None):
                     raise
-        link = self._connect(host, port, deadline)
-        exchange = _Exchange(link, self._limits)
+                lost = error
+        try:
+            link = self._connect(host, port, deadline)
+        except ConnectFailed as error:
+            if lost is None:
+                raise
+            # The first try was sent: a peer that died of it may have done it before.
+            raise ConnectionLost(f"{lost}, then {error}") from None
+        exchange = _Exchange(link, self._limits, self._head_limits)
         return self._run(
             exchange, link, peer, method, head, body, size, Due(deadline, stall), expect_continue
+        )
+
+    def begin(
+        self,
+        host: str,
+        port: int,
+        target: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        deadline: Deadline,
+        stall: float,
+    ) -> BegunRequest | None:
+        """Send a GET and do not wait for its answer: the peer can work on it meanwhile.
+
+        Only on an idle connection that is at hand: None when there is none (or it turned out broken),
+        so that this never waits. Raises ValueError for a request that cannot be sent as it is.
+        """
+        head = self._head(host, port, "GET", target, headers, False, None, False)
+        peer = (host, port)
+        link = self._pool.take(peer)
+        if link is None:
+            return None
+        due = Due(deadline, stall)
+        link.patience = due
+        try:
+            link.send(head)
+        except (PeerGone, TooSlow):
+            link.close()
+            return None
+        exchange = _Exchange(link, self._limits, self._head_limits)
+        return BegunRequest(
+            link, lambda: self._run(exchange, link, peer, "GET", b"", None, None, due, False)
         )
 
     def close_idle(self, host: str, port: int) -> None:
@@ -306,7 +371,8 @@ class HttpClient:
     ) -> ResponseHead | None:
         """Send the request; returns the answer when it came before all was sent."""
         if body is None:
-            link.send(head)
+            if head:  # else it was sent before
+                link.send(head)
             return None
         if isinstance(body, (bytes, bytearray, memoryview)):
             if memoryview(body).nbytes <= JOIN_BYTES and not expect_continue:

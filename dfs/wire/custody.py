@@ -1,6 +1,6 @@
 """Every open connection and what the poller does with it: read heads, hold, discard, close.
 
-Nothing here blocks. A connection has one owner at any time: this (in some state of waiting), or a
+Nothing here blocks: every system call says so. A connection has one owner at any time: this (in some state of waiting), or a
 worker (state SERVED). Only this closes sockets, so a connection that a worker serves cannot lose its
 descriptor to another one.
 """
@@ -129,7 +129,7 @@ class Custody:
             self._discard(connection)
             return
         try:
-            read = connection.link.sock.recv(_READ)
+            read = connection.link.sock.recv(_READ, socket.MSG_DONTWAIT)
         except BlockingIOError:
             if connection.state is State.SERVED:  # just accepted
                 self._watch(connection, State.FRESH)
@@ -161,7 +161,7 @@ class Custody:
         skipping = connection.state is State.SKIP
         room = self._scratch[: connection.skip] if skipping else self._scratch
         try:
-            count = connection.link.sock.recv_into(room)
+            count = connection.link.sock.recv_into(room, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -215,7 +215,7 @@ class Custody:
         """Cut off a head that takes too long. The answer fits the empty send buffer, or is lost."""
         error = RequestTimeout("the request head came too slowly")
         try:
-            connection.link.sock.send(self._refusal(error))
+            connection.link.sock.send(self._refusal(error), socket.MSG_DONTWAIT)
         except OSError:
             self.close(connection)
             return

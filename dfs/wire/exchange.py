@@ -13,9 +13,9 @@ from dfs.errors import DfsError, PayloadTooLarge
 from dfs.wire.answer import Answer, AnswerBroken, error_response
 from dfs.wire.body import Body
 from dfs.wire.connection import Connection, Fate
-from dfs.wire.head import HeadLimits, RequestHead, parse_request_head
+from dfs.wire.head import HeadLimits, RequestHead, RequestHeads
 from dfs.wire.link import PeerGone
-from dfs.wire.message import Headers, Request, Response
+from dfs.wire.message import Request, Response
 from dfs.wire.pace import Pace, TooSlow
 from dfs.wire.target import EMPTY_QUERY, Query, origin_form, percent_decode
 
@@ -32,7 +32,7 @@ class Exchanges:
     def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._limits = server.limits
-        self._head_limits = HeadLimits(server.limits.line_bytes, server.limits.header_lines)
+        self._heads = RequestHeads(HeadLimits(server.limits.line_bytes, server.limits.header_lines))
 
     def serve(self, connection: Connection) -> Fate:
         """Answer requests as long as they come at once; then say what shall become of the connection."""
@@ -43,13 +43,11 @@ class Exchanges:
                 return fate
             crowded = server.crowded()
             if not link.data:
-                if crowded or not link.readable(limits.hot_seconds):
+                if crowded or not (server.at_ease() or link.readable(limits.hot_seconds)):
                     return Fate.WAIT
-                try:
-                    if not link.more():
-                        return Fate.CLOSE
-                except (PeerGone, TooSlow):
-                    return Fate.CLOSE
+                came = link.listen()
+                if not came:
+                    return Fate.WAIT if came is None else Fate.CLOSE
             if not connection.has_work(limits):
                 return Fate.WAIT
             if crowded:
@@ -60,15 +58,13 @@ class Exchanges:
         connection.requests += 1
         cast(Pace, connection.link.patience).restart()
         try:
-            head = parse_request_head(connection.take_head(self._limits), self._head_limits)
+            head = self._heads.parse(connection.take_head(self._limits))
         except DfsError as error:
             return self._refuse(connection, error, request_id)
         started = time.monotonic()
-        body = Body(
-            connection.link,
-            None if head.framing.chunked else head.framing.length or 0,
-            expects_continue=head.expects_continue,
-        )
+        framing = head.framing
+        length = None if framing.chunked else framing.length or 0
+        body = Body(connection.link, length, expects_continue=head.expects_continue)
         try:
             response = self._handle(connection, head, body, request_id)
         except Exception as error:
@@ -110,7 +106,7 @@ class Exchanges:
             head.method,
             head.target,
             percent_decode(raw_path),
-            Headers.from_raw(head.fields),
+            head.headers,
             body,
             query,
             params,

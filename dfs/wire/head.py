@@ -21,6 +21,7 @@ from dfs.errors import (
     UriTooLong,
 )
 from dfs.wire.link import FramingError
+from dfs.wire.message import Headers
 from dfs.wire.target import is_host
 
 Fields = list[tuple[bytes, bytes]]
@@ -37,7 +38,11 @@ _FIELD = re.compile(rb"([^:\r]+):[ \t]*([^\r]*)\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _CODING = re.compile(_TOKEN + rb"+")
 
+REMEMBERED = 128
+REMEMBERED_BYTES = 1024
+
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"host", b"expect"})
+_FRAMING_SIZES = frozenset(map(len, _FRAMING))
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class RequestHead(NamedTuple):
     method: str
     target: str
     version: int
-    fields: Fields
+    headers: Headers
     framing: Framing
     host: str | None
     persistent: bool
@@ -104,6 +109,8 @@ def _framing(fields: Fields, version: int) -> Framing:
     expect: bytes | None = None
     seen_coding = False
     for name, value in fields:
+        if len(name) not in _FRAMING_SIZES:
+            continue
         key = name.lower()
         if key not in _FRAMING:
             continue
@@ -142,24 +149,19 @@ def _framing(fields: Fields, version: int) -> Framing:
     return Framing(length, chunked, close, keep_alive, host, expect)
 
 
-def parse_request_head(head: bytes, limits: HeadLimits) -> RequestHead:
-    """The request head `head`, which ends with its empty line.
+class _Block(NamedTuple):
+    """What the header fields of a request say."""
 
-    Raises BadRequest, UriTooLong, HeadersTooLarge, HttpVersionNotSupported, NotSupported or
-    ExpectationFailed; after any of them the connection cannot be used further.
-    """
-    end = head.find(b"\r\n")
-    line = _REQUEST_LINE.fullmatch(head, 0, end)
-    if line is None:
-        raise BadRequest("malformed request line")
-    if end > limits.line_bytes:
-        raise UriTooLong(f"the request line is longer than {limits.line_bytes} bytes")
-    raw_method, raw_target, major, minor = line.groups()
-    if major != b"1" or minor not in (b"0", b"1"):
-        raise HttpVersionNotSupported("this server speaks HTTP/1.1 and HTTP/1.0")
-    version = 1 if minor == b"1" else 0
+    headers: Headers
+    framing: Framing
+    host: str | None
+    persistent: bool
+    expects_continue: bool
+
+
+def _parse_block(block: bytes, version: int, limits: HeadLimits) -> _Block:
     try:
-        fields = parse_fields(head[end + 2 : -2], limits)
+        fields = parse_fields(block, limits)
         framing = _framing(fields, version)
     except FramingError as error:
         raise BadRequest(f"malformed request: {error}") from None
@@ -176,16 +178,50 @@ def parse_request_head(head: bytes, limits: HeadLimits) -> RequestHead:
             raise ExpectationFailed("the only expectation here is 100-continue")
         expects = True
     persistent = not framing.close and (version == 1 or framing.keep_alive)
-    return RequestHead(
-        raw_method.decode("ascii"),
-        raw_target.decode("ascii"),
-        version,
-        fields,
-        framing,
-        host,
-        persistent,
-        expects,
-    )
+    return _Block(Headers.from_raw(fields), framing, host, persistent, expects)
+
+
+class RequestHeads:
+    """Parses the request heads of one server; used by every thread at once.
+
+    A client that keeps its connection sends the same header fields with each request without a body:
+    what they say is remembered by their very bytes, for `REMEMBERED` short blocks at most.
+    """
+
+    def __init__(self, limits: HeadLimits) -> None:
+        self._limits = limits
+        self._known: dict[bytes, _Block] = {}
+
+    def parse(self, head: bytes) -> RequestHead:
+        """The request head `head`, which ends with its empty line.
+
+        Raises BadRequest, UriTooLong, HeadersTooLarge, HttpVersionNotSupported, NotSupported or
+        ExpectationFailed; after any of them the connection cannot be used further.
+        """
+        end = head.find(b"\r\n")
+        line = _REQUEST_LINE.fullmatch(head, 0, end)
+        if line is None:
+            raise BadRequest("malformed request line")
+        if end > self._limits.line_bytes:
+            raise UriTooLong(f"the request line is longer than {self._limits.line_bytes} bytes")
+        raw_method, raw_target, major, minor = line.groups()
+        if major != b"1" or minor not in (b"0", b"1"):
+            raise HttpVersionNotSupported("this server speaks HTTP/1.1 and HTTP/1.0")
+        version = 1 if minor == b"1" else 0
+        key = head[end - 1 : -2]  # with the version's digit, which decides how the fields are read
+        block = self._known.get(key)
+        if block is None:
+            block = _parse_block(key[3:], version, self._limits)
+            if len(key) <= REMEMBERED_BYTES and not block.framing.length and not block.framing.chunked:
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
+                self._known[key] = block
+        return RequestHead(raw_method.decode("ascii"), raw_target.decode("ascii"), version, *block)
+
+
+def parse_request_head(head: bytes, limits: HeadLimits) -> RequestHead:
+    """`RequestHeads.parse` for a single head."""
+    return RequestHeads(limits).parse(head)
 
 
 def parse_response_head(head: bytes, limits: HeadLimits) -> ResponseHead:

@@ -28,7 +28,8 @@ class Limits:
     stall_seconds: float = 300.0
     """Without a single byte of progress in a body or an answer, whether others wait or not."""
     hot_seconds: float = 0.005
-    """How long a worker keeps a connection that has gone quiet."""
+    """How long a worker keeps a connection that has gone quiet when more than half of them are taken;
+    while they are plenty it is `link.PAUSE`."""
     skip_bytes: int = 1024 * 1024
     """The rest of an unread body up to which the connection is kept: more, and it is closed."""
     drain_bytes: int = 16 * 1024 * 1024

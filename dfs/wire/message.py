@@ -14,23 +14,25 @@ if TYPE_CHECKING:
     from dfs.wire.body import Body
     from dfs.wire.server import HttpServer
 
-__all__ = ["Headers", "Query", "Request", "Response", "parse_json_object"]
+__all__ = ["FileSlice", "Headers", "Piece", "Query", "Request", "Response", "parse_json_object"]
 
 
 class Headers:
     """Header fields: ordered, case-insensitive, immutable; values are latin-1 text."""
 
-    __slots__ = ("_items", "_raw")
+    __slots__ = ("_first", "_items", "_raw")
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
         self._items: tuple[tuple[str, str], ...] | None = tuple(items)
         self._raw: Sequence[tuple[bytes, bytes]] = ()
+        self._first: dict[str, str] | None = None
 
     @classmethod
     def from_raw(cls, raw: Sequence[tuple[bytes, bytes]]) -> Headers:
         """Headers of validated wire bytes, decoded only when somebody looks."""
         made = cls.__new__(cls)
         made._items = None
+        made._first = None
         made._raw = raw
         return made
 
@@ -43,14 +45,18 @@ class Headers:
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first value of `name`, else `default`."""
-        wanted = name.lower()
-        for key, value in self._all():
-            if key.lower() == wanted:
-                return value
-        return default
+        first = self._first
+        if first is None:
+            first = self._first = {key.lower(): value for key, value in reversed(self._all())}
+        return first.get(name.lower(), default)
 
     def get_all(self, name: str) -> list[str]:
         """Every value of `name`, in order."""
+        first = self.get(name)
+        if first is None:
+            return []
+        if self._first is not None and len(self._first) == len(self._all()):  # no name comes twice
+            return [first]
         wanted = name.lower()
         return [value for key, value in self._all() if key.lower() == wanted]
 
@@ -90,6 +96,20 @@ class Request:
 Piece = bytes | bytearray | memoryview
 
 
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """A piece of an answer's body: `length` bytes from `offset` of the open file `fd`.
+
+    The kernel sends them straight from the page cache. `fd` stays the iterable's: open until it is
+    asked for the next piece, or closed. A file that ends or fails within the slice breaks the answer.
+    Only bodies of declared length may hold such pieces.
+    """
+
+    fd: int
+    offset: int
+    length: int
+
+
 @dataclass(slots=True)
 class Response:
     """An answer.
@@ -103,7 +123,7 @@ class Response:
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
-    body: Piece | Iterable[Piece] | None = None
+    body: Piece | Iterable[Piece | FileSlice] | None = None
     length: int | None = None
 
     @classmethod

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from dfs.errors import DfsError
 from dfs.wire.acceptor import Acceptor
+from dfs.wire.balance import Seat
 from dfs.wire.connection import Connection, State
 from dfs.wire.custody import Custody
 from dfs.wire.limits import Limits
@@ -34,6 +35,7 @@ class Poller:
         submit: Callable[[Connection], None],
         refusal: Callable[[DfsError], bytes],
         pressed: Callable[[], bool],
+        seat: Seat | None = None,
     ) -> None:
         self._limits = limits
         self._selector = selectors.DefaultSelector()
@@ -44,7 +46,7 @@ class Poller:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._selector.register(self._wake_in, selectors.EVENT_READ, self._woken_up)
-        self._acceptor = Acceptor(listener, self._selector, self._custody.adopt)
+        self._acceptor = Acceptor(listener, self._selector, self._custody.adopt, seat)
         self._woken = False
         self._returned: deque[Connection] = deque()
         self._drain_asked = False
@@ -103,7 +105,7 @@ class Poller:
                     for state in (State.FRESH, State.IDLE):
                         self._custody.waiting.shorten(state, self._limits.quiet_seconds, now)
                     self._custody.waiting.shorten(State.HEAD, DRAIN_HEAD_SECONDS, now)
-                self._acceptor.update(self._custody.room(now), now)
+                self._acceptor.update(self._custody.room(now), now, len(self._custody.open))
                 if draining and self._acceptor.closed and not self._custody.open:
                     self.finished.set()
                 self._turn()

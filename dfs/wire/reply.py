@@ -77,6 +77,21 @@ class ClientResponse:
 
     def readinto(self, view: memoryview) -> int:
         """What is there, at least one byte, into the start of `view`; 0 at the end of the body."""
+        return self._receive(view, False)
+
+    def readfully(self, view: memoryview) -> int:
+        """Fill `view`; returns fewer bytes only when the body ends."""
+        if self._left is not None and self._chunks is None:
+            return self._receive(view, True)
+        filled = 0
+        while filled < len(view):
+            count = self._receive(view[filled:], False)
+            if not count:
+                break
+            filled += count
+        return filled
+
+    def _receive(self, view: memoryview, fully: bool) -> int:
         link = self._link
         if link is None:
             if (self._left is None and self._chunks is None) or self._left:
@@ -86,23 +101,26 @@ class ClientResponse:
             return 0
         if not len(view):
             return 0
+        left = self._left
         try:
             if self._chunks is not None:
                 count = self._chunks.readinto(view)
                 if not count:
                     self._complete()
                 return count
-            if self._left is None:
+            if left is None:
                 count = link.receive_into(view)
                 if not count:
                     self._left = 0
                     self._complete()
                 return count
-            count = link.receive_into(view[: self._left])
-            if not count:
-                raise PeerGone(f"the answer ended {self._left} bytes early")
-            self._left -= count
-            if not self._left:
+            if left < len(view):
+                view = view[:left]
+            count = link.receive_fully(view) if fully else link.receive_into(view)
+            left = self._left = left - count
+            if not count or (fully and count < len(view)):
+                raise PeerGone(f"the answer ended {left} bytes early")
+            if not left:
                 self._complete()
             return count
         except PeerGone as error:
@@ -115,16 +133,6 @@ class ClientResponse:
             self.close()
             raise BadAnswer(f"malformed answer: {error}") from None
 
-    def readfully(self, view: memoryview) -> int:
-        """Fill `view`; returns fewer bytes only when the body ends."""
-        filled = 0
-        while filled < len(view):
-            count = self.readinto(view[filled:])
-            if not count:
-                break
-            filled += count
-        return filled
-
     def read(self, n: int = -1) -> bytes:
         """Exactly `n` bytes, fewer only when the body ends; all of it when `n` is negative.
 
@@ -132,19 +140,27 @@ class ClientResponse:
         """
         most = self._limits.read_bytes
         whole = n < 0
+        left = self._left
         if whole:
-            if self._left is not None and self._left > most:
+            if left is not None and left > most:
                 self.close()
                 raise BadAnswer(f"the answer is larger than {most} bytes")
             n = most + 1
+        if left is not None and self._chunks is None:
+            n = min(n, left)
         found = bytearray()
-        while len(found) < n:
-            step = min(_STEP, n - len(found))
-            piece = memoryview(bytearray(step if self._left is None else min(step, self._left)))
-            count = self.readinto(piece) if len(piece) or self._link is None else 0
-            if not count:
+        while True:
+            piece = bytearray(min(_STEP, n - len(found)))
+            count = self.readfully(memoryview(piece))
+            if count < len(piece):
+                del piece[count:]
+                n = 0
+            if not found:
+                found = piece
+            else:
+                found += piece
+            if len(found) >= n:
                 break
-            found += piece[:count]
         if whole and len(found) > most:
             self.close()
             raise BadAnswer(f"the answer is larger than {most} bytes")

@@ -59,6 +59,10 @@ class _Pattern:
         """What patterns are tried in the order of: the more literal first."""
         return self.rest is not None, sum(is_parameter for _, is_parameter in self.segments)
 
+    def first_is_literal(self) -> bool:
+        """Whether only paths with one very first segment can match."""
+        return bool(self.segments) and not self.segments[0][1]
+
     def match(self, parts: Sequence[str]) -> dict[str, str] | None:
         """The parameters when the raw path segments `parts` fit; raises BadRequest on a bad escape."""
         count = len(self.segments)
@@ -91,6 +95,11 @@ class Router:
                 known.routes.setdefault("HEAD", known.routes["GET"])
         self.routes = tuple(routes)
         self._patterns = sorted(patterns.values(), key=_Pattern.vagueness)
+        self._by_first: dict[str, list[_Pattern]] = {}
+        for name in {each.segments[0][0] for each in self._patterns if each.first_is_literal()}:
+            self._by_first[name] = [
+                each for each in self._patterns if not each.first_is_literal() or each.segments[0][0] == name
+            ]
         self._exact = {
             "/" + "/".join(name for name, _ in each.segments): each.routes
             for each in self._patterns
@@ -110,7 +119,7 @@ class Router:
                 return route, {}
         parts = path[1:].split("/")
         allowed: set[str] = set()
-        for pattern in self._patterns:
+        for pattern in self._by_first.get(parts[0], self._patterns):  # an escaped one may be any
             params = pattern.match(parts)
             if params is None:
                 continue

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dfs import logs
 from dfs.errors import DfsError
 from dfs.wire.answer import HeadWriter, error_response
+from dfs.wire.balance import Seat
 from dfs.wire.connection import Connection
 from dfs.wire.exchange import Exchanges
 from dfs.wire.limits import Limits, raise_file_limit
@@ -31,7 +32,8 @@ class HttpServer(http.server.ThreadingHTTPServer):
     """Serves `routes`. The socket is bound and listening once made; threads begin with `start()`.
 
     So a process may make the server, fork, and start it in each child: they share the socket.
-    `listening_socket` adopts one that listens already (`address` is then ignored).
+    `listening_socket` adopts one that listens already (`address` is then ignored). `seat`: this
+    process's among those that serve the same socket, to share out connections evenly.
     """
 
     request_queue_size = BACKLOG
@@ -44,11 +46,13 @@ class HttpServer(http.server.ThreadingHTTPServer):
         limits: Limits = Limits(),  # noqa: B008 - immutable
         server_header: str = "dfs",
         listening_socket: socket.socket | None = None,
+        seat: Seat | None = None,
         access_log: bool = False,
         response_headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Raises OSError when the address cannot be had."""
         self.limits = limits
+        self._seat = seat
         self.access_log = access_log
         self.router = Router(routes)
         self.writer = HeadWriter(server_header, response_headers)
@@ -110,6 +114,7 @@ class HttpServer(http.server.ThreadingHTTPServer):
             submit=workers.submit,
             refusal=self.refusal,
             pressed=self.pressed,
+            seat=self._seat,
         )
         self._workers, self._poller = workers, poller
         self._thread = threading.Thread(
@@ -183,6 +188,10 @@ class HttpServer(http.server.ThreadingHTTPServer):
     def crowded(self) -> bool:
         """Whether complete requests wait for a worker."""
         return self._workers is not None and self._workers.crowded()
+
+    def at_ease(self) -> bool:
+        """Whether workers are plenty, so that one may wait for the next request of its connection."""
+        return self._workers is not None and self._workers.at_ease()
 
     def next_request_id(self) -> str:
         """A new id, unlike those of other processes."""

@@ -84,10 +84,13 @@ class Query:
     def __init__(self, text: str = "") -> None:
         """Parse `a=1&b=x+y` (without the `?`); raises BadRequest when it cannot be decoded."""
         pairs: list[tuple[str, str]] = []
+        plain = "%" not in text and "+" not in text
         for part in text.split("&", MAX_QUERY_PAIRS) if text else ():
             if part:
                 name, _, value = part.partition("=")
-                pairs.append((percent_decode(name, plus=True), percent_decode(value, plus=True)))
+                if not plain:
+                    name, value = percent_decode(name, plus=True), percent_decode(value, plus=True)
+                pairs.append((name, value))
         if len(pairs) > MAX_QUERY_PAIRS:
             raise BadRequest(f"the query has more than {MAX_QUERY_PAIRS} parameters")
         self._pairs = tuple(pairs)

@@ -324,6 +324,15 @@ def test_a_pooled_connection_that_dies_under_the_request(
             ask(client, peer.port, "POST", body=body, length=1, repeatable=repeatable)
 
 
+def test_a_peer_that_dies_under_the_request_and_is_gone_then_may_have_done_it(client: HttpClient) -> None:
+    dying = Peer().play(["head", OK, "head"])
+    assert ask(client, dying.port).read() == b"ok"
+    dying.listener.close()
+    with pytest.raises(ConnectionLost, match="then cannot connect"):
+        ask(client, dying.port, "POST", body=b"x", repeatable=True)
+    assert len(dying.received) == 2
+
+
 def test_a_fresh_connection_is_never_repeated(client: HttpClient, peer: Peer) -> None:
     peer.play(["head"], ["head", OK])
     with pytest.raises(ConnectionLost, match="without an answer"):

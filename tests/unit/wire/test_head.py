@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from dfs.errors import DfsError, HeadersTooLarge
-from dfs.wire.head import HeadLimits, parse_fields, parse_request_head, parse_response_head
+from dfs.wire.head import (
+    REMEMBERED,
+    HeadLimits,
+    RequestHeads,
+    parse_fields,
+    parse_request_head,
+    parse_response_head,
+)
 from dfs.wire.link import FramingError
 
 LIMITS = HeadLimits(line_bytes=1000, lines=10)
@@ -142,3 +149,41 @@ def test_status_lines(line: bytes) -> None:
 def test_malformed_response_heads(head: bytes) -> None:
     with pytest.raises(FramingError):
         parse_response_head(head + b"\r\n\r\n", LIMITS)
+
+
+def test_what_is_remembered_of_a_head_is_what_its_bytes_say() -> None:
+    heads = RequestHeads(LIMITS)
+    keep = b"\r\nHost: h\r\nX: 1\r\nConnection: x\r\n\r\n"
+    first = heads.parse(b"GET /a HTTP/1.1" + keep)
+    again = heads.parse(b"PUT /b HTTP/1.1" + keep)
+    old = heads.parse(b"GET /c HTTP/1.0" + keep)
+    assert [(each.method, each.target, each.version, each.persistent) for each in (first, again, old)] == [
+        ("GET", "/a", 1, True),
+        ("PUT", "/b", 1, True),
+        ("GET", "/c", 0, False),
+    ]
+    assert first.headers is again.headers and first.headers is not old.headers
+    assert (again.headers.get("x"), again.headers.get_all("X"), again.headers.get("Y", "no")) == ("1", ["1"], "no")
+    for line in (b"GET /a HTTP/2.0", b"GET  /a HTTP/1.1", b"GET /" + b"a" * 1000 + b" HTTP/1.1"):
+        with pytest.raises(DfsError):
+            heads.parse(line + keep)
+    for block in (b"\r\nHost: h\r\nHost: h\r\n\r\n", b"\r\nHost: h\r\nX : 1\r\n\r\n", b"\r\n\r\n"):
+        for _ in range(2):
+            with pytest.raises(DfsError):
+                heads.parse(b"GET /a HTTP/1.1" + block)
+    assert heads.parse(b"GET /a HTTP/1.0\r\n\r\n").host is None
+
+
+@pytest.mark.parametrize(
+    "fields", [b"Content-Length: 5", b"Transfer-Encoding: chunked", b"X: " + b"a" * 990, b"X: %d"]
+)
+def test_only_short_blocks_of_requests_without_a_body_are_remembered_and_not_many(fields: bytes) -> None:
+    heads = RequestHeads(HeadLimits())
+    for number in range(2 * REMEMBERED + 5):
+        line = fields % number if b"%" in fields else fields + b"\r\nY: %d" % number
+        head = b"PUT /a HTTP/1.1\r\nHost: h\r\n" + line + b"\r\nZ: " + b"b" * 30 + b"\r\n\r\n"
+        found = heads.parse(head)
+        assert found.headers.get("Z") == "b" * 30
+        same = heads.parse(head).headers is found.headers
+        assert same == (fields == b"X: %d")
+    assert len(heads._known) == (5 if fields == b"X: %d" else 0)

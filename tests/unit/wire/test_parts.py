@@ -18,7 +18,7 @@ from dfs.wire.connection import Connection, Fate, State
 from dfs.wire.custody import Custody
 from dfs.wire.exchange import Exchanges
 from dfs.wire.limits import Limits, raise_file_limit
-from dfs.wire.link import FramingError, Link, PeerGone
+from dfs.wire.link import PAUSE, READ_AHEAD, FramingError, Link, PeerGone
 from dfs.wire.message import Request, Response
 from dfs.wire.pace import Pace, TooSlow
 from dfs.wire.route import Route
@@ -125,6 +125,172 @@ def test_waiting_ends_when_patience_does(pair: Callable[[], Pair]) -> None:
         with pytest.raises(TooSlow):
             step()
     del peer
+
+
+@pytest.mark.parametrize("first", [0, 1, 300_000])
+def test_a_large_read_takes_what_trickles_in(first: int) -> None:
+    ours, theirs = tcp()
+    link = Link(ours, patient())
+    whole = bytes(range(256)) * 4096
+    link.data += whole[:first]
+    pause = threading.Event()
+
+    def trickle() -> None:
+        for start in range(first, len(whole), 150_000):
+            theirs.sendall(whole[start : start + 150_000])
+            pause.wait(PAUSE / 3)
+
+    thread = threading.Thread(target=trickle)
+    thread.start()
+    view = memoryview(bytearray(len(whole)))
+    assert link.receive_fully(view) == len(whole) and view == whole
+    thread.join()
+    theirs.sendall(b"x")
+    assert link.readable(PATIENCE) and link.listen() == 1
+    theirs.sendall(whole[:70_000])
+    theirs.close()
+    assert link.receive_fully(view) == 70_001
+    assert link.receive_fully(view) == 0
+    link.close()
+
+
+def test_a_large_read_ends_with_patience_however_bytes_drip() -> None:
+    ours, theirs = tcp()
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(PAUSE / 5):
+            theirs.send(b"x" * 1000)
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    pressed: list[int] = []
+
+    def press() -> bool:
+        pressed.append(1)
+        return len(pressed) > 1
+
+    link = Link(ours, Pace(PATIENCE, 1_000_000.0, 2 * PAUSE, press))
+    with pytest.raises(TooSlow, match="while others wait"):
+        link.receive_fully(memoryview(bytearray(1_000_000)))
+    assert len(pressed) == 2
+    link.patience = Pace(PATIENCE, 0.0, PAUSE / 2, lambda: False)
+    assert link.receive_fully(memoryview(bytearray(100_000))) == 100_000
+    stop.set()
+    thread.join()
+    link.patience = Pace(PAUSE, 0.0, PATIENCE, lambda: False)
+    with pytest.raises(TooSlow, match="no byte"):
+        link.receive_fully(memoryview(bytearray(10_000_000)))
+    theirs.close()
+    link.close()
+
+
+def test_a_large_read_of_a_connection_that_breaks_is_peer_gone() -> None:
+    ours, theirs = tcp()
+    link = Link(ours, patient())
+    theirs.sendall(b"x" * 100)
+    thread = threading.Timer(PAUSE / 2, reset, (theirs,))
+    thread.start()
+    with pytest.raises(PeerGone):
+        while link.receive_fully(memoryview(bytearray(1_000_000))):
+            pass
+    thread.join()
+    assert link.listen() == 0
+    link.close()
+
+
+@pytest.mark.parametrize("head", [0, 10, 300_000])
+def test_head_and_body_are_sent_as_one_however_slowly_the_peer_reads(
+    pair: Callable[[], Pair], head: int
+) -> None:
+    link, peer = pair()
+    link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    peer.settimeout(PATIENCE)
+    found = bytearray()
+    total = head + 500_000
+
+    def read() -> None:
+        while len(found) < total:
+            found.extend(peer.recv(3_000))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    link.send_both(b"h" * head, memoryview(b"b" * 500_000))
+    thread.join()
+    assert found == b"h" * head + b"b" * 500_000
+
+
+@pytest.mark.parametrize("size", [100, 4_000, READ_AHEAD])
+def test_small_sends_that_need_no_waiting_are_progress_all_the_same(pair: Callable[[], Pair], size: int) -> None:
+    link, peer = pair()
+    moved: list[int] = []
+
+    class Counting(Pace):
+        def moved(self, count: int, seconds: float = 0.0) -> None:
+            moved.append(count)
+            super().moved(count, seconds)
+
+    link.patience = Counting(PATIENCE, 0.0, PATIENCE, lambda: False)
+    peer.settimeout(PATIENCE)
+    for data in (b"x" * size, memoryview(b"x" * size)):
+        link.send(data)
+        assert sum(moved) == size  # else an answer of many small pieces looks slower than it is
+        moved.clear()
+        while size > sum(moved):
+            moved.append(len(peer.recv(size)))
+        moved.clear()
+
+
+def test_a_peer_that_reads_nothing_for_a_while_is_waited_for(pair: Callable[[], Pair]) -> None:
+    link, peer = pair()
+    size = 3_000_000
+
+    pause = threading.Event()
+
+    def read_late() -> None:
+        pause.wait(2 * PAUSE)
+        left = size
+        while left:
+            left -= len(peer.recv(left))
+
+    for send in (link.send, lambda data: link.send_watching(memoryview(data))):
+        thread = threading.Thread(target=read_late)
+        thread.start()
+        send(b"x" * size)
+        thread.join()
+
+
+def test_a_worker_that_held_a_connection_is_there_for_others_when_they_are_few(pair: Callable[[], Pair]) -> None:
+    eased: list[bool] = []
+    back, gate = threading.Semaphore(0), threading.Event()
+
+    def serve(connection: Connection) -> Fate:
+        eased.append(workers.at_ease())
+        back.release()
+        gate.wait(PATIENCE)
+        return Fate.WAIT
+
+    workers = Workers(4, serve, lambda connection: back.release(), "w")
+    for _ in range(4):
+        workers.submit(connection(pair()))
+        assert back.acquire(timeout=PATIENCE)
+    assert eased == [True, True, False, False] and not workers.crowded()
+    waiting = connection(pair())
+    workers.submit(waiting)
+    assert workers.crowded()
+    gate.set()
+    for _ in range(6):
+        assert back.acquire(timeout=PATIENCE)
+    assert not workers.crowded() and workers.stop(PATIENCE)
+
+
+def test_listening_ends_after_a_pause(pair: Callable[[], Pair]) -> None:
+    link, peer = pair()
+    assert link.listen() is None
+    peer.sendall(b"abc")
+    assert (link.listen(), bytes(link.data)) == (3, b"abc")
+    peer.close()
+    assert link.listen() == 0
 
 
 # -- connection, waiting ---------------------------------------------------------------------------

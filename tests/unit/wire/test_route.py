@@ -81,3 +81,15 @@ def test_two_routes_of_one_name_are_refused() -> None:
 
 def test_a_head_route_of_its_own_wins() -> None:
     assert routes("GET /a", "HEAD /a").find("HEAD", "/a")[0].name == "HEAD /a"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/a/x", "GET /a/x"), ("/a/y", "GET /a/{p}"), ("/%61/y", "GET /a/{p}"), ("/b/x", "GET /{any}/x"), ("/%61/x", "GET /a/x"),
+        ("/c/d/e", "GET /c/{rest+}"), ("/d", "GET /{all+}"), ("/a/y/z", "GET /{all+}"), ("/c", "GET /{all+}"), ("/", "GET /{all+}"),
+    ],
+)  # fmt: skip
+def test_a_first_segment_that_is_known_hides_no_pattern(path: str, name: str) -> None:
+    router = routes("GET /a/{p}", "GET /a/x", "GET /{any}/x", "GET /c/{rest+}", "GET /{all+}")
+    assert router.find("GET", path)[0].name == name

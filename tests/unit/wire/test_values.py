@@ -44,7 +44,7 @@ def test_pace_enforces_the_rate_only_while_others_wait() -> None:
     pace = Pace(60.0, 10.0, 4.0, lambda: bool(others))
     for _ in range(3):
         pace.moved(1)
-        assert pace.next_wait() == 4.0
+        assert pace.next_wait() == 0.4
         pace.waited(4.0)
     pace.moved(40)
     others.append(1)
@@ -53,7 +53,35 @@ def test_pace_enforces_the_rate_only_while_others_wait() -> None:
     with pytest.raises(TooSlow, match="while others wait"):
         pace.waited(4.0)
     pace.restart()
-    assert pace.next_wait() == 4.0
+    assert pace.next_wait() == 0.4
+
+
+def steps_until_cut(pace: Pace, rate: int, most: int = 1000) -> int:
+    """How many seconds a peer goes on that sends `rate` bytes a second."""
+    for second in range(1, most):
+        pace.moved(rate)
+        try:
+            pace.waited(1.0)
+        except TooSlow:
+            return second
+    return most
+
+
+def test_who_was_slow_for_long_goes_as_soon_as_others_wait() -> None:
+    others: list[int] = []
+    pace = Pace(300.0, 16384.0, 10.0, lambda: bool(others))
+    assert steps_until_cut(pace, 100, 60) == 60
+    others.append(1)
+    assert steps_until_cut(pace, 100) == 1
+
+
+@pytest.mark.parametrize("burst", [0, 1, 15 * 16384, 1 << 30])
+def test_who_becomes_slow_goes_within_a_window_and_a_step_whatever_it_sent_before(burst: int) -> None:
+    pace = Pace(300.0, 16384.0, 10.0, lambda: True)
+    pace.moved(burst)
+    assert 10 <= steps_until_cut(pace, 100) <= 11
+    pace = Pace(300.0, 16384.0, 10.0, lambda: True)
+    assert steps_until_cut(pace, 16384) == 1000
 
 
 def test_due_ends_by_stall_and_by_deadline_even_when_bytes_drip() -> None:
