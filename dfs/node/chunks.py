@@ -1,4 +1,4 @@
-"""The calls about one chunk: store, get, verify, drop.
+"""The calls about one chunk: store, verify, drop.
 
 All that can refuse a store without its bytes (identity, parameters, standing, space) is checked
 before the body is touched, so that a caller who waits for `100 Continue` sends nothing in vain.
@@ -6,16 +6,26 @@ before the body is touched, so that a caller who waits for `100 Continue` sends 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 
-from dfs.errors import LengthMismatch, LengthRequired, NodeFull, PayloadTooLarge, StoreReadOnly
+from dfs.errors import (
+    ChecksumMismatch,
+    LengthMismatch,
+    LengthRequired,
+    NodeFull,
+    PayloadTooLarge,
+    StoreReadOnly,
+)
 from dfs.model import parse_sha256
 from dfs.node import parameters
 from dfs.node.standing import Standing
-from dfs.store.store import PIECE, ChunkReader, ChunkStore, StoredChunk
+from dfs.store.store import PIECE, ChunkStore, StoredChunk
+from dfs.wire.body import Body
 from dfs.wire.buffers import BufferPool
 from dfs.wire.message import Request, Response
 
+_JSON = (("Content-Type", "application/json"),)
 BUFFER_SECONDS = 4.0
 """Longest wait for memory before 503 busy: below the 5 s after which callers choose another node."""
 
@@ -54,13 +64,12 @@ class ChunkEndpoints:
         limit = parameters.SIZE_LIMIT
         chunk_size = parameters.header_number(request.headers, "X-Dfs-Chunk-Size", max(1, length), limit)
         file_size = parameters.header_number(request.headers, "X-Dfs-File-Size", length, limit)
+        crcs = parameters.piece_crcs(request.headers, length)
         self._standing.check_takes_chunks()
         with self._buffers.acquire(length, BUFFER_SECONDS) as buffer:
-            read = request.body.readfully(buffer.view)
-            if read != length:
-                raise LengthMismatch(f"the body ended after {read} of {length} bytes")
+            receive(request.body, buffer.view, crcs)
             stored = self.put(
-                file_id, chunk_index, buffer.view, checksum, chunk_size or max(1, length), file_size
+                file_id, chunk_index, buffer.view, checksum, chunk_size or max(1, length), file_size, crcs
             )
         return self.stored(stored)
 
@@ -72,11 +81,19 @@ class ChunkEndpoints:
         checksum: str | None,
         chunk_size: int,
         file_size: int | None,
+        piece_crcs: tuple[int, ...] | None = None,
     ) -> StoredChunk:
-        """Store verified bytes durably; a disk that refuses is reported to the registry at once."""
+        """Store bytes durably; a disk that refuses is reported to the registry at once. `piece_crcs`
+        have been compared with the bytes (see `ChunkStore.put`)."""
         try:
             return self._store.put(
-                file_id, chunk_index, data, checksum=checksum, chunk_size=chunk_size, file_size=file_size
+                file_id,
+                chunk_index,
+                data,
+                checksum=checksum,
+                chunk_size=chunk_size,
+                file_size=file_size,
+                piece_crcs=piece_crcs,
             )
         except (NodeFull, StoreReadOnly):
             self._on_refused()
@@ -84,37 +101,11 @@ class ChunkEndpoints:
 
     def stored(self, chunk: StoredChunk) -> Response:
         """The answer to a call that left `chunk` durably here."""
-        return Response.json(
-            201,
-            {
-                "node_id": self._node_id,
-                "file_id": chunk.file_id,
-                "chunk_index": chunk.chunk_index,
-                "checksum": chunk.checksum,
-                "length": chunk.length,
-            },
+        text = (  # nothing in it needs escaping
+            f'{{"node_id":"{self._node_id}","file_id":"{chunk.file_id}","chunk_index":{chunk.chunk_index},'
+            f'"checksum":"{chunk.checksum}","length":{chunk.length}}}\n'
         )
-
-    def get(self, request: Request) -> Response:
-        """GET /get-chunk: the bytes, each piece verified before it is sent."""
-        file_id, chunk_index = parameters.chunk_key(request.query)
-        reader = self._store.open_chunk(file_id, chunk_index)
-        try:
-            info = reader.info
-            first, last = parameters.piece_range(request.headers, len(info.piece_crcs))
-        except BaseException:
-            reader.close()
-            raise
-        sent = info.piece_crcs[first : last + 1]
-        headers = [
-            ("Content-Type", "application/octet-stream"),
-            ("X-Dfs-Node", self._node_id),
-            ("X-Chunk-Checksum", info.checksum),
-            ("X-Dfs-Chunk-Length", str(info.length)),
-            ("X-Dfs-Piece-Crcs", "".join(f"{crc:08x}" for crc in sent)),
-        ]
-        length = min(info.length, (last + 1) * PIECE) - first * PIECE
-        return Response(200, headers, PieceStream(reader, first, last), length)
+        return Response(201, _JSON, text.encode())
 
     def verify(self, request: Request) -> Response:
         """POST /verify-chunk: re-read every byte from the disk."""
@@ -126,17 +117,15 @@ class ChunkEndpoints:
         return Response.json(200, {"dropped": self._store.drop(*parameters.chunk_key(request.query))})
 
 
-class PieceStream:
-    """Pieces `first` to `last` of a chunk as the body of an answer; closes its reader."""
+def receive(body: Body, view: memoryview, crcs: tuple[int, ...] | None) -> None:
+    """Fill `view`, comparing each piece with its CRC-32 while the processor has it at hand.
 
-    def __init__(self, reader: ChunkReader, first: int, last: int) -> None:
-        self._reader = reader
-        self._first = first
-        self._last = last
-
-    def __iter__(self) -> Iterator[memoryview]:
-        return self._reader.pieces(self._first, self._last) if self._last >= self._first else iter(())
-
-    def close(self) -> None:
-        """Let go of the volume file."""
-        self._reader.close()
+    Raises LengthMismatch and ChecksumMismatch."""
+    at = 0
+    for number in range(-(-len(view) // PIECE)):
+        piece = view[at : at + PIECE]
+        at += (count := body.readfully(piece))
+        if count != len(piece):
+            raise LengthMismatch(f"the body ended after {at} of {len(view)} bytes")
+        if crcs is not None and zlib.crc32(piece) != crcs[number]:
+            raise ChecksumMismatch(f"piece {number} does not have the CRC-32 that was declared")

@@ -11,6 +11,7 @@ from dfs.errors import StartError
 from dfs.model import ClusterInfo, NodeInfo
 from dfs.node.identity import Whereabouts, check_disk
 from dfs.settings import NodeSettings
+from dfs.store.disk import OsDisk
 from dfs.store.identity import IDENTITY_FILE, LOCK_FILE, create_identity, load_identity, lock_directory
 from dfs.store.store import ChunkStore, Report, StoreOptions
 
@@ -46,7 +47,7 @@ def open_disk(
         finally:
             lock.release()  # the store takes it again: whoever gets in between finds the identity
         options = StoreOptions(volume_size=settings.volume_size, on_report=_log_report, on_fatal=on_fatal)
-        return ChunkStore.open(directory, identity, options)
+        return ChunkStore.open(directory, identity, options, OsDisk(direct=settings.direct_writes == "yes"))
 
 
 @contextmanager

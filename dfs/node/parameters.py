@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import struct
 from dataclasses import dataclass
 from typing import Any
 
 from dfs.errors import BadIndex, BadRequest, RangeNotSatisfiable
 from dfs.model import is_node_id, parse_file_id, parse_sha256
+from dfs.store.chunk import PIECE
 from dfs.wire.message import Headers, Query
 
 INDEX_LIMIT = 1 << 31
@@ -23,6 +25,7 @@ MAX_ITEMS = 1000
 """Most file ids of one erase and notes of one call."""
 
 _DIGITS = re.compile(r"[0-9]{1,20}\Z")
+_HEX = re.compile(r"[0-9a-fA-F]*\Z")
 _PIECES = re.compile(r"([0-9]{1,10})-([0-9]{1,10})\Z")
 
 
@@ -92,6 +95,24 @@ def piece_range(headers: Headers, count: int) -> tuple[int, int]:
     if last >= count:
         raise RangeNotSatisfiable(f"the chunk has {count} pieces, X-Dfs-Pieces asks for {first} to {last}")
     return first, last
+
+
+def piece_crcs(headers: Headers, length: int) -> tuple[int, ...] | None:
+    """`X-Dfs-Piece-Crcs` of a body of `length` bytes: eight hexadecimal digits for each piece; None when absent."""
+    text = single_header(headers, "X-Dfs-Piece-Crcs")
+    if text is None:
+        return None
+    pieces = -(-length // PIECE)
+    if len(text) != 8 * pieces or not _HEX.match(text):
+        raise BadRequest(
+            f"X-Dfs-Piece-Crcs must have 8 hexadecimal digits for each of {pieces} pieces of {PIECE} bytes"
+        )
+    return struct.unpack(f">{pieces}I", bytes.fromhex(text))
+
+
+def verified_by_caller(headers: Headers) -> bool:
+    """Whether the caller checks every piece itself (`X-Dfs-Verify: caller`)."""
+    return single_header(headers, "X-Dfs-Verify") == "caller"
 
 
 def file_ids(payload: dict[str, Any]) -> list[str]:

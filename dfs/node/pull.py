@@ -103,12 +103,9 @@ def _receive(answer: ClientResponse, source: PullSource, view: memoryview) -> No
         raise _bad_source(source, f"it has {answer.length} bytes with checksum {checksum}")
     for number, start in enumerate(range(0, source.length, PIECE)):
         piece = view[start : start + PIECE]
-        at = 0
-        while at < len(piece):
-            count = answer.readinto(piece[at:])
-            if count == 0:
-                raise _bad_source(source, f"its answer ended after {start + at} of {source.length} bytes")
-            at += count
+        count = answer.readfully(piece)
+        if count < len(piece):
+            raise _bad_source(source, f"its answer ended after {start + count} of {source.length} bytes")
         if f"{zlib.crc32(piece):08x}" != crcs[8 * number : 8 * number + 8]:
             raise _bad_source(source, f"piece {number} does not have its CRC")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dfs.errors import WrongNode
+from dfs.node.batch import BatchEndpoint
 from dfs.node.bulk import ERASE_BODY, NOTES_BODY, BulkEndpoints
 from dfs.node.chunks import ChunkEndpoints
 from dfs.node.health import HealthEndpoints
 from dfs.node.pull import PULL_BODY, PullEndpoint
+from dfs.node.reading import ReadEndpoint
 from dfs.wire.message import Headers, Request, Response
 from dfs.wire.route import Handler, Route
 
@@ -17,6 +19,8 @@ def node_routes(
     node_id: str,
     cluster_id: str,
     chunks: ChunkEndpoints,
+    batch: BatchEndpoint,
+    reading: ReadEndpoint,
     pull: PullEndpoint,
     bulk: BulkEndpoints,
     health: HealthEndpoints,
@@ -25,7 +29,8 @@ def node_routes(
     table = [
         Route("PUT", "/store-chunk", chunks.store, None, "store", "store a chunk durably"),
         Route("POST", "/store-chunk", chunks.store, None, "store", "the same"),
-        Route("GET", "/get-chunk", chunks.get, 0, "get", "a chunk's bytes, verified piece by piece"),
+        Route("POST", "/store-chunks", batch.store, None, "batch", "store many small chunks durably"),
+        Route("GET", "/get-chunk", reading.get, 0, "get", "a chunk's bytes and their checksums"),
         Route("POST", "/verify-chunk", chunks.verify, 0, "verify", "re-read a chunk from the disk"),
         Route("POST", "/drop-replica", chunks.drop, 0, "drop", "remove this replica; it may come back"),
         Route("POST", "/pull-chunk", pull.pull, PULL_BODY, "pull", "fetch a chunk from another node and store it"),

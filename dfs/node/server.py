@@ -14,12 +14,14 @@ from dfs.metadata import open_metadata
 from dfs.metadata.contract import MetadataStore, OutcomeUnknown
 from dfs.model import AdminState, ClusterInfo, NodeInfo, NodeStatus
 from dfs.node import identity, imds, ports
+from dfs.node.batch import BatchEndpoint
 from dfs.node.bulk import BulkEndpoints
 from dfs.node.chunks import ChunkEndpoints
 from dfs.node.disk import open_disk
 from dfs.node.health import HealthEndpoints
 from dfs.node.identity import Whereabouts
 from dfs.node.pull import PullEndpoint
+from dfs.node.reading import ReadEndpoint
 from dfs.node.registration import Registration
 from dfs.node.routes import node_routes
 from dfs.node.standing import Standing
@@ -109,15 +111,27 @@ def make_server(
 ) -> HttpServer:
     """The node's HTTP server on `listener`, not started."""
     node_id, max_chunk_size = registration.node.node_id, settings.max_chunk_size
-    buffers = BufferPool(settings.buffer_bytes)
+    buffers = BufferPool(settings.buffer_bytes, most_waiting=settings.max_workers * 3 // 4)
     chunks = ChunkEndpoints(
         node_id, store, standing, buffers, max_chunk_size=max_chunk_size, on_refused=registration.look
     )
     pull = PullEndpoint(cluster_id, chunks, store, standing, buffers, http, max_chunk_size=max_chunk_size)
+    batch = BatchEndpoint(
+        node_id, store, standing, buffers, max_chunk_size=max_chunk_size, on_refused=registration.look
+    )
     health = HealthEndpoints(cluster_id, registration, standing)
     server = HttpServer(
         listener.getsockname()[:2],
-        node_routes(node_id, cluster_id, chunks, pull, BulkEndpoints(store), health),
+        node_routes(
+            node_id,
+            cluster_id,
+            chunks,
+            batch,
+            ReadEndpoint(node_id, store),
+            pull,
+            BulkEndpoints(store),
+            health,
+        ),
         limits=Limits(workers=settings.max_workers, connections=settings.max_connections),
         server_header=f"dfs-node/{__version__}",
         listening_socket=listener,

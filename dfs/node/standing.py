@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from dfs.errors import NodeFull, StoreReadOnly
+from dfs.errors import StoreReadOnly
 from dfs.model import AdminState, NodeStatus
 
 _LEAVING = frozenset({AdminState.DRAINING, AdminState.DRAINED, AdminState.DECOMMISSIONED})
@@ -31,6 +31,7 @@ class Measured(Protocol):
     """Something that tells its space: the chunk store."""
 
     def usage(self) -> Space: ...
+    def check_takes_chunks(self) -> None: ...
 
 
 class Standing:
@@ -64,8 +65,4 @@ class Standing:
             raise StoreReadOnly("this node is stopping")
         if self.admin_state in _LEAVING:
             raise StoreReadOnly(f"this node is {self.admin_state}")
-        usage = self.usage()
-        if usage.read_only_reason:
-            raise StoreReadOnly(f"this node takes no writes: {usage.read_only_reason}")
-        if usage.full:
-            raise NodeFull("this node has no room beyond the reserve that deletes and compaction need")
+        self._store.check_takes_chunks()

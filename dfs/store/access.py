@@ -7,6 +7,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dfs.errors import Busy, CorruptChunk, Gone, NotFound, Unavailable
@@ -28,8 +29,9 @@ class Access:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def open(self, key: Key) -> ChunkReader:
-        """The chunk, open. Raises NotFound, Gone, CorruptChunk, Unavailable, Busy."""
+    def open(self, key: Key, *, check: bool = True) -> ChunkReader:
+        """The chunk, open; with `check`, the bytes of a small one are verified. Raises NotFound, Gone,
+        CorruptChunk, Unavailable, Busy."""
         tries = 0
         while True:
             erased, entry = self._parts.catalog.find(key)
@@ -38,7 +40,7 @@ class Access:
             if entry is None or entry.kind != Kind.DATA:
                 raise NotFound("the chunk is not on this disk")
             try:
-                return self._open(entry)
+                return self._open(entry, check)
             except FileNotFoundError:  # compacted since the lookup: look again
                 tries += 1
                 if tries == _TRIES:
@@ -71,9 +73,10 @@ class Access:
             return None
         return chunk if error is None else None
 
-    def _open(self, entry: Entry) -> ChunkReader:
+    def _open(self, entry: Entry, check: bool) -> ChunkReader:
+        files = self._parts.files
         try:
-            shared = self._parts.files.acquire(entry.volume)
+            shared = files.acquire(entry.volume)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -81,27 +84,31 @@ class Access:
                 raise Busy(f"too much is open at once: {error.strerror}") from error
             raise CorruptChunk(f"volume {entry.volume} cannot be opened: {error.strerror}") from error
         try:
-            return self._load(entry, shared.file, lambda: self._parts.files.release(shared))
+            reader = self._load(entry, shared.file, partial(files.release, shared))
+            if check:
+                reader.check_body()
+            return reader
         except BaseException:
-            self._parts.files.release(shared)
+            files.release(shared)
             raise
 
     def _load(self, entry: Entry, file: DiskFile, release: Callable[[], None]) -> ChunkReader:
-        def corrupt(what: str) -> CorruptChunk:
-            self._parts.aside.keep_chunk(file, entry, what)
-            return CorruptChunk(f"the copy of this chunk is corrupt: {what}")
-
-        volume = self._parts.volumes.get(entry.volume)
+        parts = self._parts
+        volume = parts.volumes.get(entry.volume)
         try:
             record, data = load_record(file, entry, volume.volume_id if volume else None)
         except IndexMismatch as error:
-            self._parts.catalog.report_damage(error)
+            parts.catalog.report_damage(error)
             raise Unavailable("the index of this disk is wrong and will be rebuilt") from error
         except OSError as error:
-            raise corrupt(f"its record cannot be read: {error.strerror}") from error
+            raise self._corrupt(file, entry, f"its record cannot be read: {error.strerror}") from error
         if record is None:
-            raise corrupt("its record is damaged")
-        return ChunkReader(record, data, entry.stored(record.piece_crcs), file, release, corrupt)
+            raise self._corrupt(file, entry, "its record is damaged")
+        return ChunkReader(record, data, entry, file, release, self._corrupt)
+
+    def _corrupt(self, file: DiskFile, entry: Entry, what: str) -> CorruptChunk:
+        self._parts.aside.keep_chunk(file, entry, what)
+        return CorruptChunk(f"the copy of this chunk is corrupt: {what}")
 
     def _missing(self, entry: Entry) -> CorruptChunk:
         chunk = entry.stored()

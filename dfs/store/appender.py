@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 from dfs import logs
 from dfs.store.ballast import Ballast
-from dfs.store.disk import Bytes, Disk, DiskFile, close_quietly, write_fully
+from dfs.store.chunk import PIECE
+from dfs.store.disk import BLOCK, DIRECT_BYTES, Bytes, Disk, DiskFile, close_quietly, write_fully
 from dfs.store.entry import Entry
 from dfs.store.identity import DiskIdentity
 from dfs.store.index_change import VolumeRow
-from dfs.store.record import NO_FILE, Kind, encode_header, header_size, padded
+from dfs.store.record import FIXED_BYTES, MAX_ATTRIBUTES, NO_FILE, Kind, encode_header, header_size, padded
 from dfs.store.volume import Ending, Volume, make_header, volume_name
 from dfs.store.volumes import Volumes
 
@@ -37,7 +38,8 @@ class Append:
     chunk_index: int = 0
     body: Bytes = b""
     sha256: bytes = bytes(32)
-    crcs: tuple[int, ...] = ()
+    crcs: tuple[int, ...] | None = ()
+    """CRC-32 of each piece; None until they are known, which must be before it is written."""
     attributes: bytes = b"{}"
     created: int = 0
     chunk_size: int = 0
@@ -46,8 +48,10 @@ class Append:
 
     @property
     def size(self) -> int:
-        """Bytes of the record."""
-        return header_size(len(self.attributes), len(self.crcs)) + padded(len(self.body))
+        """Bytes that the record takes at most: a large body is moved on to the next block."""
+        length = len(self.body)
+        size = header_size(len(self.attributes), -(-length // PIECE)) + padded(length)
+        return size + BLOCK if length >= DIRECT_BYTES else size
 
 
 @dataclass(slots=True)
@@ -203,8 +207,8 @@ class Appender:
                 chunk_index=append.chunk_index,
                 length=len(append.body),
                 sha256=append.sha256,
-                attributes=append.attributes,
-                crcs=append.crcs,
+                attributes=_spaced(append, offset),
+                crcs=append.crcs or (),
             )
             size = len(header) + padded(len(append.body))
             parts.append(header)
@@ -244,3 +248,17 @@ class Appender:
         if self._active is not None:
             self._seal(self._active)
             self.unsettled = False
+
+
+def _spaced(append: Append, offset: int) -> bytes:
+    """The attributes of a record at `offset`, with blanks at their end if its body is large: so many
+    that the body begins with a block of the disk and can be written past the page cache.
+
+    Where that is more than attributes may have, the body stays where it falls."""
+    attributes = append.attributes
+    if len(append.body) < DIRECT_BYTES:
+        return attributes
+    pieces = -(-len(append.body) // PIECE)
+    least = header_size(len(attributes), pieces)
+    length = least + -(offset + least) % BLOCK - FIXED_BYTES - 4 * pieces - 4
+    return attributes.ljust(length) if length <= MAX_ATTRIBUTES else attributes

@@ -86,14 +86,25 @@ class Catalog:
 
     def find(self, key: Key) -> tuple[bool, Entry | None]:
         """Whether the file is erased, and the record (DATA or DROP) that stands for the chunk."""
+        return self.find_many((key,))[0]
+
+    def find_many(self, keys: Sequence[Key]) -> list[tuple[bool, Entry | None]]:
+        """What `find` says of each of `keys`."""
+        found: list[tuple[bool, Entry | None] | None] = []
+        unknown = []
         with self._lock:
-            for recent in (self._pending, self._flushing):
-                if key[0] in recent.erased:
-                    return True, None
-            entry = self._pending.keys.get(key) or self._flushing.keys.get(key)
-            if entry is not None:
-                return False, entry
-        return self._ask(lambda index: index.lookup(key))
+            recents = (self._pending, self._flushing)
+            erased = [recent.erased for recent in recents if recent.erased]
+            for key in keys:
+                if any(key[0] in files for files in erased):
+                    found.append((True, None))
+                    continue
+                entry = self._pending.keys.get(key) or self._flushing.keys.get(key)
+                found.append(None if entry is None else (False, entry))
+                if entry is None:
+                    unknown.append(key)
+        indexed = iter(self._ask(lambda index: index.lookup_many(unknown)) if unknown else ())
+        return [next(indexed) if said is None else said for said in found]
 
     def is_erased(self, file_id: bytes) -> bool:
         """Whether an ERASE of the file stands."""
@@ -102,12 +113,16 @@ class Catalog:
                 return True
         return self._ask(lambda index: index.is_erased(file_id))
 
-    def has_note(self, checksum: bytes) -> bool:
-        """Whether a note with these bytes is held."""
+    def lacking_notes(self, notes: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """Of notes, given by checksum and file id, the checksums of those that are not held and not about
+        erased files."""
+        unknown = []
         with self._lock:
-            if checksum in self._pending.notes or checksum in self._flushing.notes:
-                return True
-        return self._ask(lambda index: index.has_note(checksum))
+            recents = (self._pending, self._flushing)
+            for checksum, file_id in notes:
+                if not any(checksum in recent.notes or file_id in recent.erased for recent in recents):
+                    unknown.append((checksum, file_id))
+        return self._ask(lambda index: index.lacking_notes(unknown)) if unknown else []
 
     def ask(self, question: Callable[[Index], T]) -> T:
         """The answer of the index to `question`, with everything durable in it. Raises Unavailable."""
@@ -160,14 +175,17 @@ class Catalog:
         volume now goes."""
         with self._lock:
             pending = self._pending
+            void = self._claims.void
             for entry in entries:
-                if entry.kind in (Kind.DATA, Kind.DROP):
-                    if not self._claims.is_void(entry.key):
-                        pending.keys[entry.key] = entry
-                elif entry.kind == Kind.ERASE:
+                kind = entry.kind
+                if kind == Kind.DATA or kind == Kind.DROP:
+                    key = (entry.file_id, entry.chunk_index)
+                    if not void or key not in void:
+                        pending.keys[key] = entry
+                elif kind == Kind.ERASE:
                     pending.erased.add(entry.file_id)
                     self._claims.void_file(entry.file_id)
-                elif entry.kind == Kind.NOTE:
+                elif kind == Kind.NOTE:
                     pending.notes.add(entry.checksum)
                 else:
                     continue
@@ -186,6 +204,11 @@ class Catalog:
     def behind(self) -> int:
         """How many records the index does not have yet."""
         return len(self._pending.entries) + len(self._flushing.entries)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether writers will soon have to wait for the index."""
+        return 2 * self.behind >= self._limit
 
     def await_work(self, seconds: float, ended: Callable[[], bool]) -> None:
         """Return when records wait to be indexed, after `seconds`, or woken when `ended`."""

@@ -101,6 +101,8 @@ def _log_fatal(reason: str) -> None:
 class StoreOptions:
     """How a store behaves. Sizes are bytes, times are seconds.
 
+    `pending_limit` records may be durable and not in the index yet: above it writers wait, so that neither
+    memory nor what a start has to read again grows.
     A store refuses chunks when less than `reserve_bytes` (None: two volumes) would stay free.
     `on_report` is told of everything found wrong, `on_fatal` (once) when the store stops taking
     writes for good because its disk fails; both run on whatever thread noticed and must not block.
@@ -110,7 +112,7 @@ class StoreOptions:
     reserve_bytes: int | None = None
     ballast_bytes: int = 4 * MIB
     batch_bytes: int = 64 * MIB
-    pending_limit: int = 50_000
+    pending_limit: int = 16_000
     index_batch: int = 2_000
     idle_seconds: float = 1.0
     failures_until_stop: int = 3

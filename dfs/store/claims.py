@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
-from dfs.store.chunk import StoredChunk
-from dfs.store.entry import Key
+from dfs.store.entry import Entry, Key
 
 
 class Claim:
-    """The right to change one chunk. `void`: its file was erased while the claim was held."""
+    """The right to change one chunk. `stored`: what `checksum` names is durable, as `entry` and `crcs`
+    tell. `void`: its file was erased while the claim was held."""
 
-    __slots__ = ("_done", "checksum", "stored", "void")
+    __slots__ = ("_done", "checksum", "crcs", "entry", "void")
 
     def __init__(self, checksum: bytes | None) -> None:
         self.checksum = checksum
-        self.stored: StoredChunk | None = None
+        self.entry: Entry | None = None
+        self.crcs: tuple[int, ...] = ()
         self.void = False
         self._done = threading.Lock()
         self._done.acquire()
+
+    @property
+    def stored(self) -> bool:
+        return self.entry is not None
+
+    def store(self, entry: Entry, crcs: tuple[int, ...]) -> None:
+        self.entry, self.crcs = entry, crcs
 
     def wait(self) -> None:
         """Return when the holder has given the claim back."""
@@ -35,17 +44,28 @@ class Claims:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[Key, Claim] = {}
+        self.void: set[Key] = set()
+        """Chunks that are claimed, and whose files were erased since."""
 
     def take(self, key: Key, checksum: bytes | None = None) -> tuple[Claim, bool]:
         """A claim on `key` and whether it is the caller's own; if not, it is another's to `wait` for.
 
         `checksum` says what is being stored, for those who join."""
+        return self.take_many(((key, checksum),))[0]
+
+    def take_many(self, wanted: Sequence[tuple[Key, bytes | None]]) -> list[tuple[Claim, bool]]:
+        """`take` for each of `wanted`, a key and a checksum; the second of two alike is not the caller's own."""
+        taken = []
+        held = self._held
         with self._lock:
-            held = self._held.get(key)
-            if held is not None:
-                return held, False
-            claim = self._held[key] = Claim(checksum)
-            return claim, True
+            for key, checksum in wanted:
+                claim = held.get(key)
+                if claim is None:
+                    claim = held[key] = Claim(checksum)
+                    taken.append((claim, True))
+                else:
+                    taken.append((claim, False))
+        return taken
 
     def take_alone(self, key: Key) -> Claim:
         """A claim of the caller's own, after whoever has it now."""
@@ -59,6 +79,7 @@ class Claims:
         """End the caller's claim and wake who waits for it."""
         with self._lock:
             del self._held[key]
+            self.void.discard(key)
         claim.finish()
 
     def void_file(self, file_id: bytes) -> None:
@@ -67,9 +88,4 @@ class Claims:
             for key, claim in self._held.items():
                 if key[0] == file_id:
                     claim.void = True
-
-    def is_void(self, key: Key) -> bool:
-        """Whether the file was erased under the claim on `key`."""
-        with self._lock:
-            held = self._held.get(key)
-            return held is not None and held.void
+                    self.void.add(key)

@@ -21,6 +21,12 @@ from dfs import logs
 Bytes = bytes | bytearray | memoryview
 _IOV_LIMIT = 512
 
+BLOCK = 4096
+"""Where direct writes begin and end: a multiple of every disk's block size."""
+
+DIRECT_BYTES = 256 * 1024
+"""The least that is worth a write of its own, past the page cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class Space:
@@ -149,6 +155,10 @@ def write_small(disk: Disk, directory: str, name: str, data: bytes) -> None:
     disk.sync_directory(directory)
 
 
+_NO_DIRECT = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+"""Nothing was written: the file system or the memory's alignment are in the way."""
+
+
 def _sync(descriptor: int) -> None:
     if sys.platform == "darwin":
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
@@ -157,13 +167,49 @@ def _sync(descriptor: int) -> None:
 
 
 class OsFile:
-    """A file of the operating system."""
+    """A file of the operating system.
 
-    def __init__(self, descriptor: int) -> None:
+    With a `path`, whole blocks of large buffers go past the page cache (O_DIRECT): copying them into
+    pages costs more than all else that is done with them, and a chunk is rarely read again at once.
+    Where the file system or the memory does not allow it they are written as everything else is.
+    """
+
+    def __init__(self, descriptor: int, path: str | None = None) -> None:
         self._descriptor = descriptor
+        self._path = path if hasattr(os, "O_DIRECT") else None  # macOS has none
+        self._direct = -1
 
     def write(self, buffers: Sequence[Bytes], offset: int) -> int:
+        if self._path is not None:
+            at = offset
+            for number, buffer in enumerate(buffers):
+                if len(buffer) >= DIRECT_BYTES and at % BLOCK == 0:
+                    if number:
+                        return os.pwritev(self._descriptor, buffers[:number], offset)
+                    written = self._write_direct(buffer, offset)
+                    if written:
+                        return written
+                    break
+                at += len(buffer)
         return os.pwritev(self._descriptor, buffers, offset)
+
+    def _write_direct(self, buffer: Bytes, offset: int) -> int:
+        """Write the whole blocks of `buffer`; 0 when that cannot be done here, from now on."""
+        assert self._path is not None
+        if self._direct < 0:
+            try:
+                self._direct = os.open(self._path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+            except OSError:  # not here, or too many files are open: whether the disk is well, the write tells
+                self._path = None
+                return 0
+        try:
+            with memoryview(buffer) as view:
+                return os.pwrite(self._direct, view[: len(view) // BLOCK * BLOCK], offset)
+        except OSError as error:
+            if error.errno not in _NO_DIRECT:
+                raise
+            self._path = None
+            return 0
 
     def read(self, view: memoryview, offset: int) -> int:
         total = 0
@@ -188,17 +234,27 @@ class OsFile:
             os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
+        direct, self._direct = self._direct, -1
         descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        self._path = None
+        try:
+            if direct >= 0:
+                os.close(direct)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 class OsDisk:
     """The operating system's file system. On macOS `F_FULLFSYNC` stands for fdatasync, which there
-    leaves the data in the drive's cache."""
+    leaves the data in the drive's cache. `direct`: large writes go past the page cache (see OsFile)."""
+
+    def __init__(self, *, direct: bool = True) -> None:
+        self._direct = direct
 
     def create(self, path: str) -> DiskFile:
-        return OsFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return OsFile(descriptor, path if self._direct else None)
 
     def open(self, path: str, *, write: bool = False) -> DiskFile:
         return OsFile(os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC))

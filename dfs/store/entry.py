@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any, NamedTuple
 
 from dfs.store.chunk import StoredChunk
@@ -34,8 +33,9 @@ class Entry(NamedTuple):
 
     def stored(self, piece_crcs: tuple[int, ...] = ()) -> StoredChunk:
         """The chunk as callers know it."""
+        name = self.file_id.hex()
         return StoredChunk(
-            file_id=str(uuid.UUID(bytes=self.file_id)),
+            file_id=f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}",
             chunk_index=self.chunk_index,
             length=self.length,
             checksum=self.checksum.hex(),

@@ -21,6 +21,11 @@ from dfs.store.index_file import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, IndexFi
 from dfs.store.record import Kind
 
 _COLUMNS_OF_C = ", ".join(f"c.{name}" for name in COLUMNS.split(", ")) + ", c.crc"
+_LOOKUP = (
+    f"SELECT e.sequence IS NOT NULL, c.sequence IS NOT NULL, {_COLUMNS_OF_C} FROM (SELECT 1) "
+    "LEFT JOIN erased e ON e.file_id = ?1 LEFT JOIN chunks c ON c.file_id = ?1 AND c.chunk_index = ?2"
+)
+_NOTE_KNOWN = "SELECT 1 FROM notes WHERE checksum = ? UNION ALL SELECT 1 FROM erased WHERE file_id = ? LIMIT 1"
 _CHUNK_STANDING = "SELECT sequence, volume, offset FROM chunks WHERE file_id = ? AND chunk_index = ?"
 _STANDING = {
     Kind.DATA: _CHUNK_STANDING,
@@ -29,6 +34,8 @@ _STANDING = {
     Kind.NOTE: "SELECT sequence, volume, offset FROM notes WHERE checksum = ?",
 }
 
+
+_WRITER_CACHE_KIB = 6144
 
 _CHECKED = {
     "chunks": COLUMNS,
@@ -72,13 +79,20 @@ def _relax(writer: sqlite3.Connection) -> None:
         logs.warning("store.index_stays_synchronous", error=error)
 
 
+def _checkpoint(file: IndexFile, writer: sqlite3.Connection) -> None:
+    try:
+        file.checkpoint(writer)
+    except (sqlite3.Error, OSError) as error:  # what was committed is; the WAL only grows on
+        logs.warning("store.index_not_checkpointed", error=error)
+
+
 class Index:
     """The open database. Writers exclude each other; readers have connections of their own."""
 
     def __init__(self, file: IndexFile, disk_id: str) -> None:
         self._file = file
         self._write_lock = threading.RLock()
-        sealed = file.break_seal()
+        proved = file.is_proved()
         self._writer = file.connect()
         self._writer.create_function("row_crc", -1, row_crc, deterministic=True)
         self._spare: list[sqlite3.Connection] = []
@@ -86,12 +100,13 @@ class Index:
         self._closed = False
         try:
             with _believing():
+                self._writer.execute(f"PRAGMA cache_size=-{_WRITER_CACHE_KIB}")
                 self._check(disk_id)
                 rows = self._writer.execute(
                     "SELECT number, volume_id, upto, sealed, compacted, live, chunks, crc FROM volumes"
                 )
                 self.volumes: dict[int, VolumeRow] = {row[0]: _volume_row(row) for row in rows}
-                if not sealed:
+                if not proved:
                     self._verify()
             self.chunks = sum(row.chunks for row in self.volumes.values())
         except BaseException:
@@ -121,8 +136,8 @@ class Index:
 
     def _verify(self) -> None:
         """Everything that can be told from the database alone: SQLite's own check, the checksum of
-        every row, and whether the rows of each volume are as many as it says. For a database that a
-        clean stop has not sealed; takes seconds for a million chunks."""
+        every row, and whether the rows of each volume are as many as it says. For a database that is
+        not proved; takes seconds for a million chunks."""
         broken = self.integrity()
         if broken is not None:
             raise IndexDamaged(broken)
@@ -147,10 +162,13 @@ class Index:
         with self._write_lock:
             self._closed = True
             spare, self._spare = self._spare, []
-            for connection in [*spare, self._writer]:
+            for connection in spare:
                 connection.close()
-            if clean:
-                self._file.seal()
+            try:
+                if clean:
+                    self._file.checkpoint(self._writer, closing=True)
+            finally:
+                self._writer.close()
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -179,26 +197,31 @@ class Index:
 
     def lookup(self, key: Key) -> tuple[bool, Entry | None]:
         """Whether the file is erased, and the record that stands for the chunk (DATA or DROP)."""
+        return self.lookup_many((key,))[0]
+
+    def lookup_many(self, keys: Sequence[Key]) -> list[tuple[bool, Entry | None]]:
+        """What `lookup` says of each of `keys`."""
+        found: list[tuple[bool, Entry | None]] = []
         with self._reader() as reader:
-            row = reader.execute(
-                f"SELECT e.sequence IS NOT NULL, c.sequence IS NOT NULL, {_COLUMNS_OF_C} FROM (SELECT 1) "
-                "LEFT JOIN erased e ON e.file_id = ?1 "
-                "LEFT JOIN chunks c ON c.file_id = ?1 AND c.chunk_index = ?2",
-                key,
-            ).fetchone()
-        return bool(row[0]), _entry(row[2:]) if row[1] else None
+            for key in keys:
+                row = reader.execute(_LOOKUP, key).fetchone()
+                found.append((bool(row[0]), _entry(row[2:]) if row[1] else None))
+        return found
 
     def is_erased(self, file_id: bytes) -> bool:
         """Whether an ERASE of the file stands."""
         with self._reader() as reader:
             return reader.execute("SELECT 1 FROM erased WHERE file_id = ?", (file_id,)).fetchone() is not None
 
-    def has_note(self, checksum: bytes) -> bool:
-        """Whether a note with these bytes is held."""
+    def lacking_notes(self, notes: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """Of notes, given by checksum and file id, the checksums of those that are not held and not about
+        erased files."""
         with self._reader() as reader:
-            return (
-                reader.execute("SELECT 1 FROM notes WHERE checksum = ?", (checksum,)).fetchone() is not None
-            )
+            return [
+                checksum
+                for checksum, file_id in notes
+                if reader.execute(_NOTE_KNOWN, (checksum, file_id)).fetchone() is None
+            ]
 
     def chunks_after(self, sequence: int, limit: int) -> list[Entry]:
         """DATA entries with a higher sequence, in its order."""
@@ -335,3 +358,4 @@ class Index:
             finally:
                 if synced:
                     _relax(writer)
+            _checkpoint(self._file, writer)

@@ -16,6 +16,11 @@ def row_crc(*values: object) -> int:
 
 
 COLUMNS = "kind, file_id, chunk_index, volume, offset, size, sequence, created, length, checksum, chunk_size, file_size"
+_ROW = f"INTO chunks ({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_NEW_CHUNK = f"INSERT OR IGNORE {_ROW}"
+_REPLACE_CHUNK = f"INSERT OR REPLACE {_ROW}"
+_OLD_CHUNK = "SELECT sequence, volume, offset, size, kind FROM chunks WHERE file_id = ? AND chunk_index = ?"
+_NEW_NOTE = "INSERT OR IGNORE INTO notes VALUES (?, ?, ?, ?, ?, ?, ?)"
 NOTE_INDEX = -1
 """Stands for a chunk_index in the table `dead` when the record is a note."""
 
@@ -93,11 +98,9 @@ class Change:
             if is_data:
                 self._dead(entry.file_id, entry.chunk_index, entry.volume)
             return
-        old = self._writer.execute(
-            "SELECT sequence, volume, offset, size, kind FROM chunks WHERE file_id = ? AND chunk_index = ?",
-            (entry.file_id, entry.chunk_index),
-        ).fetchone()
-        if old is not None:
+        row = (*entry, row_crc(*entry))
+        if self._writer.execute(_NEW_CHUNK, row).rowcount == 0:  # mostly there is none yet: one statement
+            old = self._writer.execute(_OLD_CHUNK, (entry.file_id, entry.chunk_index)).fetchone()
             if (entry.sequence, entry.volume, entry.offset) <= old[:3]:
                 if is_data and (entry.volume, entry.offset) != old[1:3]:
                     self._dead(entry.file_id, entry.chunk_index, entry.volume)
@@ -106,10 +109,7 @@ class Change:
             self._count(old[1], -old[3], -int(was_data))
             if was_data:
                 self._dead(entry.file_id, entry.chunk_index, old[1])
-        self._writer.execute(
-            f"INSERT OR REPLACE INTO chunks ({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*entry, row_crc(*entry)),
-        )
+            self._writer.execute(_REPLACE_CHUNK, row)
         self._count(entry.volume, entry.size, int(is_data))
 
     def _erase(self, entry: Entry) -> None:
@@ -148,10 +148,12 @@ class Change:
         if self._is_erased(entry.file_id):
             self._dead(entry.file_id, NOTE_INDEX, entry.volume)
             return
-        old = self._writer.execute(
-            "SELECT sequence, volume, offset, size FROM notes WHERE checksum = ?", (entry.checksum,)
-        ).fetchone()
-        if old is not None:
+        row = (entry.sequence, entry.file_id, entry.checksum, entry.volume, entry.offset, entry.size)
+        new = (*row, row_crc(*row))
+        if self._writer.execute(_NEW_NOTE, new).rowcount == 0:
+            old = self._writer.execute(
+                "SELECT sequence, volume, offset, size FROM notes WHERE checksum = ?", (entry.checksum,)
+            ).fetchone()
             if (entry.sequence, entry.volume, entry.offset) <= old[:3]:
                 if (entry.volume, entry.offset) != old[1:3]:
                     self._dead(entry.file_id, NOTE_INDEX, entry.volume)
@@ -159,8 +161,7 @@ class Change:
             self._dead(entry.file_id, NOTE_INDEX, old[1])
             self._count(old[1], -old[3], 0)
             self._writer.execute("DELETE FROM notes WHERE sequence = ?", (old[0],))
-        row = (entry.sequence, entry.file_id, entry.checksum, entry.volume, entry.offset, entry.size)
-        self._writer.execute("INSERT INTO notes VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, row_crc(*row)))
+            self._writer.execute("INSERT INTO notes VALUES (?, ?, ?, ?, ?, ?, ?)", new)
         self._count(entry.volume, entry.size, 0)
 
     def forget(self, entry: Entry) -> None:

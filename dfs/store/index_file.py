@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import zlib
+from array import array
 from typing import Protocol
+
+from dfs import logs
+from dfs.store.index_seal import Seal, read_wal
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x64667349
 SEAL = ".seal"
+_WAL_BYTES = 16 << 20
+"""Size of the WAL from which its pages are copied to the database file."""
+
+_CACHE_KIB = 2048
+"""Memory of each connection for pages; the page cache of the system has the rest."""
+
 
 SCHEMA = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -44,6 +53,14 @@ CREATE INDEX dead_volume ON dead (volume);
 """
 
 
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class IndexFile(Protocol):
     """A place for the database. Methods raise sqlite3.Error or OSError."""
 
@@ -56,28 +73,33 @@ class IndexFile(Protocol):
     def discard(self) -> None:
         """Remove the database; no connection is open."""
 
-    def seal(self) -> None:
-        """After a clean stop: keep a checksum of the whole database. No connection is open."""
+    def is_proved(self) -> bool:
+        """Before the database is opened: whether it is known to hold what was committed, and nothing
+        else, so that it need not be looked through. Raises nothing: what fails proves nothing."""
 
-    def break_seal(self) -> bool:
-        """Before the database is opened: whether it is byte for byte what was sealed. The seal is gone
-        when this returns."""
+    def checkpoint(self, writer: sqlite3.Connection, *, closing: bool = False) -> None:
+        """After a commit, `writer` being in no transaction: a good moment for housekeeping. With
+        `closing` nothing is committed any more."""
 
 
 class SqliteFile:
     """The database file beside the volumes: WAL, so that it is whole at some earlier commit after a
     power cut without a sync for every commit."""
 
-    def __init__(self, path: str, readers: int = 4) -> None:
+    def __init__(self, path: str, readers: int = 4, wal_bytes: int = _WAL_BYTES) -> None:
         self._path = path
         self._readers = readers
+        self._wal_bytes = wal_bytes
+        self._seal: Seal | None = None
+        """Of the database file as the last checkpoint left it."""
 
     def connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=30.0, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA cache_size=-16384")
+            connection.execute("PRAGMA wal_autocheckpoint=0")  # checkpoints are made below, sealed
+            connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         except sqlite3.Error:
             connection.close()
             raise
@@ -86,38 +108,55 @@ class SqliteFile:
     def readers(self) -> int:
         return self._readers
 
-    def seal(self) -> None:
-        if os.path.exists(self._path + "-wal"):
-            return  # something was not written back
-        text = f"{SCHEMA_VERSION} {self._crc():08x}\n"
-        with open(self._path + SEAL, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def break_seal(self) -> bool:
+    def is_proved(self) -> bool:
+        self._seal = None
         try:
-            with open(self._path + SEAL, encoding="ascii", errors="replace") as file:
-                text = file.read(64)
-            os.unlink(self._path + SEAL)
-        except FileNotFoundError:
+            return self._proves()
+        except (sqlite3.Error, OSError) as error:  # a full disk, say, which must not stop the start
+            logs.warning("store.index_not_proved", error=error)
             return False
-        directory = os.open(os.path.dirname(self._path), os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the seal must not come back after the database has changed
-        finally:
-            os.close(directory)
-        return os.path.exists(self._path) and text == f"{SCHEMA_VERSION} {self._crc():08x}\n"
 
-    def _crc(self) -> int:
-        crc = 0
-        with open(self._path, "rb", buffering=0) as file:
-            while data := file.read(1 << 20):
-                crc = zlib.crc32(data, crc)
-        return crc
+    def _proves(self) -> bool:
+        old = Seal.load(self._path + SEAL)
+        if old is None or not os.path.exists(self._path):
+            return False
+        new = self._fold(old)
+        if Seal.of(self._path) != new:
+            return False
+        self._seal = new
+        return True
+
+    def _fold(self, old: Seal) -> Seal:
+        """Copy to the database what SQLite believes of the WAL; `old`, brought up to that."""
+        connection = self.connect()
+        try:
+            frames = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+            new = old.after(read_wal(self._path + "-wal", frames))
+            if new != old:
+                new.save(self._path + SEAL)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+        return new
+
+    def checkpoint(self, writer: sqlite3.Connection, *, closing: bool = False) -> None:
+        try:
+            size = os.path.getsize(self._path + "-wal")
+        except FileNotFoundError:
+            size = 0
+        if not size or (size < self._wal_bytes and not closing):
+            return
+        if self._seal is None:  # after a rebuild or a look at everything: what is in it now is believed
+            self._seal = Seal.of(self._path)
+        _sync(self._path + "-wal")  # a seal must not know more than the disk
+        wal = read_wal(self._path + "-wal")
+        self._seal = (self._seal or Seal(wal.page_size, array("I"))).after(wal)
+        self._seal.save(self._path + SEAL)
+        writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def discard(self) -> None:
-        for suffix in ("", "-wal", "-shm", "-journal", SEAL):
+        self._seal = None
+        for suffix in ("", "-wal", "-shm", "-journal", SEAL, SEAL + ".tmp"):
             try:
                 os.unlink(self._path + suffix)
             except FileNotFoundError:

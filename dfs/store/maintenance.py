@@ -24,6 +24,10 @@ from dfs.store.parts import Parts
 from dfs.store.rebuild import fill_index
 
 _COALESCE_SECONDS = 0.05
+_GATHER_STEPS = 5
+"""For so many times _COALESCE_SECONDS records gather before they go to the index together: a transaction
+costs as much as dozens of rows."""
+
 _RETRY_SECONDS = 1.0
 
 
@@ -76,7 +80,9 @@ class Maintenance:
     def _tend_index(self) -> None:
         while not self._stopping.is_set():
             self._parts.catalog.await_work(self._options.idle_seconds / 4, self._stopping.is_set)
-            self._stopping.wait(_COALESCE_SECONDS)
+            for _ in range(_GATHER_STEPS):
+                if self._stopping.wait(_COALESCE_SECONDS) or self._parts.catalog.crowded:
+                    break
             try:
                 self.tend_once()
             except Exception as error:  # a bug must not end the thread that keeps memory bounded

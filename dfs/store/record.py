@@ -18,7 +18,7 @@ A record begins at a multiple of 8. Numbers are little-endian and unsigned.
         80     8  chunk_index; zero where the kind has none
         88     8  length of the body
         96    32  SHA-256 of the body
-       128     a  attributes, a JSON object in UTF-8 (may be empty: {})
+       128     a  attributes, a JSON object in UTF-8 (may be empty: {}), perhaps with blanks behind it
      128+a    4p  CRC-32 of each piece of 256 KiB of the body, p = ceil(length / 256 KiB)
                   zero bytes up to 4 before a multiple of 8
     header-4   4  CRC-32 of all header bytes before this one
@@ -151,8 +151,8 @@ def encode_header(
         MAGIC, VERSION, kind, 0, size, len(attributes), volume_id, offset, sequence, durable_upto,
         created, file_id, chunk_index, length, sha256,
     )  # fmt: skip
-    head = fixed + attributes + struct.pack(f"<{len(crcs)}I", *crcs)
-    head += bytes(size - 4 - len(head))
+    tail = _CRC.pack(crcs[0]) if len(crcs) == 1 else struct.pack(f"<{len(crcs)}I", *crcs)
+    head = b"".join((fixed, attributes, tail)).ljust(size - 4, b"\0")
     return head + _CRC.pack(zlib.crc32(head))
 
 

@@ -14,17 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dfs.errors import (
-    ChunkConflict,
-    Gone,
-    NodeFull,
-    NotFound,
-    StartError,
-)
+from dfs.chunkbatch import NewChunk
+from dfs.errors import DfsError, Gone, NotFound, StartError, StoreReadOnly
 from dfs.model import parse_file_id
 from dfs.store.access import Access
 from dfs.store.appender import Append
-from dfs.store.appends import chunk_append, chunk_key, note_append
+from dfs.store.appends import batch_append, chunk_append, chunk_key, note_append
 from dfs.store.chunk import (
     PIECE,
     CompactionResult,
@@ -34,7 +29,6 @@ from dfs.store.chunk import (
     StoreOptions,
     Usage,
 )
-from dfs.store.claims import Claim
 from dfs.store.disk import Disk, OsDisk
 from dfs.store.entry import Entry, Key
 from dfs.store.identity import DirectoryLock, DiskIdentity, lock_directory
@@ -42,7 +36,9 @@ from dfs.store.index_file import IndexFile, SqliteFile
 from dfs.store.maintenance import Maintenance
 from dfs.store.parts import INDEX_NAME, assemble, prepare
 from dfs.store.reader import ChunkReader
-from dfs.store.record import NO_FILE, Kind, piece_crcs
+from dfs.store.record import Kind
+from dfs.store.room import Room
+from dfs.store.storing import Storing, Wish
 
 __all__ = [
     "PIECE",
@@ -78,9 +74,7 @@ class ChunkStore:
 
         Raises StartError, and OSError of the disk."""
         self.identity = identity
-        self._directory = directory
         self._options = options
-        self._disk = disk
         self._clock = clock
         self._lock = lock
         self._closed = threading.Lock()
@@ -98,6 +92,14 @@ class ChunkStore:
         )
         self._maintenance.attach(self._parts, index_file, identity)
         self._access = Access(self._parts)
+        self._room = Room(disk, directory, options.reserve, self._now)
+        self._storing = Storing(
+            self._parts,
+            self._access,
+            group_bytes=options.volume_size // 4,
+            check_room=self._room.check,
+            write=self._write,
+        )
 
     @classmethod
     def open(
@@ -141,51 +143,44 @@ class ChunkStore:
         chunk_size: int,
         file_size: int | None,
         attributes: Mapping[str, str] | None = None,
+        piece_crcs: tuple[int, ...] | None = None,
     ) -> StoredChunk:
         """Store a chunk; durable when this returns.
 
         A repeat with the same bytes joins the store that is running, or is compared with what is on
         the disk, and a bad copy is replaced. `checksum` is the SHA-256 that the bytes must have (None:
-        any). Raises ChecksumMismatch, ChunkConflict (other bytes are stored), Gone (the file was
-        erased), NodeFull, StoreReadOnly, Busy, Unavailable, BadRequest.
+        any). With `piece_crcs`, which the caller has compared with these bytes, it is not computed again
+        but recorded as declared. Raises ChecksumMismatch, ChunkConflict (other bytes are stored), Gone (the
+        file was erased), NodeFull, StoreReadOnly, Busy, Unavailable, BadRequest.
         """
         key = chunk_key(file_id, chunk_index)
-        append = chunk_append(key, data, checksum, chunk_size, file_size, attributes, self._now())
-        while True:
-            claim, mine = self._parts.claims.take(key, append.sha256)
-            if mine:
-                break
-            claim.wait()
-            if claim.stored is not None and claim.checksum == append.sha256:
-                return claim.stored
-        try:
-            claim.stored = self._put(claim, append)
-            return claim.stored
-        finally:
-            self._parts.claims.give_back(key, claim)
-
-    def _put(self, claim: Claim, append: Append) -> StoredChunk:
+        append = chunk_append(
+            key, data, checksum, chunk_size, file_size, attributes, self._now(), piece_crcs
+        )
+        wish = Wish(append)
         self._maintenance.mend()
-        key = (append.file_id, append.chunk_index)
-        erased, known = self._parts.catalog.find(key)
-        if erased:
-            raise Gone("the file was deleted")
-        if known is not None and known.kind == Kind.DATA:
-            if known.checksum != append.sha256:
-                raise ChunkConflict("the chunk is already stored with other bytes")
-            chunk = self._access.check(known)
-            if chunk is not None:
-                self._parts.committer.settle()
-                if claim.void:
-                    raise Gone("the file was deleted")
-                return chunk
-        append.crcs = piece_crcs(append.body)
-        self._check_room(append.size)
-        self._write([append])
-        if claim.void:
-            raise Gone("the file was deleted")
-        assert append.entry is not None
-        return append.entry.stored(append.crcs)
+        self._storing.store((wish,))
+        if wish.error is not None:
+            raise wish.error
+        assert wish.entry is not None
+        return wish.entry.stored(wish.crcs)
+
+    def put_many(self, chunks: Sequence[NewChunk]) -> list[DfsError | None]:
+        """Store chunks with one group commit; for each, in order, None when it is durable, else what `put`
+        would raise, which touches no other.
+
+        The bytes are compared with their `crc32`, and `checksum` is recorded as declared. Raises
+        Unavailable when the index is being rebuilt; then nothing is stored."""
+        created = self._now()
+        made: list[Wish | DfsError] = []
+        for chunk in chunks:
+            try:
+                made.append(Wish(batch_append(chunk, created)))
+            except DfsError as error:
+                made.append(error)
+        self._maintenance.mend()
+        self._storing.store([wish for wish in made if isinstance(wish, Wish)])
+        return [found.error if isinstance(found, Wish) else found for found in made]
 
     def _write(self, appends: Sequence[Append]) -> None:
         parts = self._parts
@@ -194,14 +189,6 @@ class ChunkStore:
         if not parts.catalog.background and parts.catalog.behind >= self._options.index_batch:
             parts.catalog.flush()
 
-    def _check_room(self, size: int) -> None:
-        try:
-            free = self._disk.space(self._directory).free
-        except OSError as error:
-            raise NodeFull(f"the free space of this disk cannot be told: {error.strerror}") from error
-        if free - size < self._options.reserve:
-            raise NodeFull(f"this disk has {free} bytes free and keeps {self._options.reserve} in reserve")
-
     def stat(self, file_id: str, chunk_index: int) -> StoredChunk | None:
         """What is stored of the chunk, by its record; its bytes are not read. None when nothing is.
 
@@ -209,11 +196,11 @@ class ChunkStore:
         found = self._find(chunk_key(file_id, chunk_index))
         return None if found is None else self._access.stat(found)
 
-    def open_chunk(self, file_id: str, chunk_index: int) -> ChunkReader:
-        """The chunk for reading; close it. Raises NotFound, Gone, CorruptChunk (which is reported, and
+    def open_chunk(self, file_id: str, chunk_index: int, *, check: bool = True) -> ChunkReader:
+        """The chunk for reading; close it. `check`: verify the bytes of a small one. Raises NotFound, Gone, CorruptChunk (which is reported, and
         the record set aside), Unavailable, Busy."""
         self._maintenance.mend()
-        return self._access.open(chunk_key(file_id, chunk_index))
+        return self._access.open(chunk_key(file_id, chunk_index), check=check)
 
     def verify(self, file_id: str, chunk_index: int) -> StoredChunk:
         """Read the whole chunk from the disk and compare it with its CRCs and its SHA-256.
@@ -277,15 +264,14 @@ class ChunkStore:
         about erased files, are not written again. Raises BadRequest for one that is no JSON or too long.
         """
         self._maintenance.mend()
+        now = self._now()
+        made = {item.sha256: item for item in (note_append(note, now) for note in notes)}
+        wanted = self._parts.catalog.lacking_notes(
+            [(append.sha256, append.file_id) for append in made.values()]
+        )
         group: list[Append] = []
         size = 0
-        for append in {
-            item.sha256: item for item in (note_append(note, self._now()) for note in notes)
-        }.values():
-            if self._parts.catalog.has_note(append.sha256):
-                continue
-            if append.file_id != NO_FILE and self._parts.catalog.is_erased(append.file_id):
-                continue
+        for append in map(made.__getitem__, wanted):
             if group and (len(group) >= _GROUP or size + append.size > self._options.volume_size // 4):
                 self._write(group)
                 group, size = [], 0
@@ -311,13 +297,20 @@ class ChunkStore:
         found = self._parts.catalog.ask(lambda index: index.chunks_after(after, min(limit, _MAX_INVENTORY)))
         return [entry.stored() for entry in found]
 
+    def check_takes_chunks(self) -> None:
+        """Raise StoreReadOnly or NodeFull when a chunk need not be sent here now; cheap."""
+        reason = self._parts.committer.refusal
+        if reason is not None:
+            raise StoreReadOnly(f"this node takes no writes: {reason}")
+        self._room.check(0)
+
     def usage(self) -> Usage:
         """Space and standing; cheap. `chunks` is the index's count and may lag by a moment."""
         index = self._parts.catalog.index
         reason = self._parts.committer.refusal
         used = self._parts.volumes.total_bytes
         try:
-            space = self._disk.space(self._directory)
+            space = self._room.measure()
         except OSError as error:
             return Usage(
                 0, used, 0, index.chunks if index else 0, True, reason or f"the disk failed: {error.strerror}"

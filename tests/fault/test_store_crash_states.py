@@ -34,13 +34,14 @@ from tests.support.sweep import SEED, scaled, seeded
 STATES = scaled(20_000, 2_000_000)
 INDEXES = ("current", "stale", "missing", "damaged")
 WORKLOADS: dict[str, dict[str, int]] = {
-    "store": {"put": 10, "note": 2},
-    "delete": {"put": 8, "drop": 6, "erase": 1},
-    "roll": {"put": 10, "drop": 1},
-    "compaction": {"put": 8, "drop": 3, "erase": 1, "note": 1, "compact": 4},
-    "index": {"put": 6, "drop": 3, "verify": 2, "compact": 1},
-    "failing": {"put": 8, "drop": 4, "erase": 1, "note": 1, "compact": 1},
-    "restart": {"put": 8, "drop": 4, "compact": 1, "restart": 3},
+    "store": {"put": 10, "put_many": 4, "note": 2},
+    "batch": {"put": 2, "put_many": 8, "drop": 2, "erase": 1, "note": 1},
+    "delete": {"put": 8, "put_many": 2, "drop": 6, "erase": 1},
+    "roll": {"put": 10, "put_many": 2, "drop": 1},
+    "compaction": {"put": 8, "put_many": 2, "drop": 3, "erase": 1, "note": 1, "compact": 4},
+    "index": {"put": 6, "put_many": 2, "drop": 3, "verify": 2, "compact": 1},
+    "failing": {"put": 8, "put_many": 4, "drop": 4, "erase": 1, "note": 1, "compact": 1},
+    "restart": {"put": 8, "put_many": 2, "drop": 4, "compact": 1, "restart": 3},
 }
 
 
@@ -85,10 +86,7 @@ class Recording:
         for step in range(len(self.disk.trace) + 1):
             while entry is not None and entry[1] <= step:
                 _, _, op, outcome = entry
-                if outcome == "ok":
-                    finished.succeeded(op)
-                elif outcome == "failed":
-                    finished.attempted(op)
+                finished.ended(op, outcome)
                 entry = next(log, None)
             model = finished.copy()
             if entry is not None and entry[0] < step:

@@ -49,6 +49,16 @@ class Scenario:
         yield "restart", None
         yield "put", (second, 2), b"u" * 1400
         yield "put", (third, 0), b""
+        yield (
+            "put_many",
+            (
+                ((third, 2), b"w" * 700),
+                ((second, 1), b"t" * 1500),
+                ((third, 2), b"w" * 700),
+                ((third, 2), b"other"),
+                ((first, 2), b"x" * 900),
+            ),
+        )
         yield "verify", (second, 1)
         yield "drop", (second, 1)
         yield "erase", (first,)

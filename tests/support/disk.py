@@ -400,10 +400,11 @@ class MemoryIndex:
         self.discarded += 1
         self.snapshot = b""
 
-    def seal(self) -> None:
-        self.sealed = self.snapshot
+    def checkpoint(self, writer: sqlite3.Connection, *, closing: bool = False) -> None:
+        if closing:
+            self.sealed = self.snapshot
 
-    def break_seal(self) -> bool:
+    def is_proved(self) -> bool:
         sealed, self.sealed = self.sealed, None
         return sealed is not None and sealed == self.snapshot
 

@@ -7,11 +7,14 @@ import json
 import logging
 import random
 import uuid
+import zlib
 from collections.abc import Callable
 from typing import Any
 
+from dfs.chunkbatch import NewChunk
 from dfs.errors import (
     Busy,
+    ChecksumMismatch,
     ChunkConflict,
     CorruptChunk,
     DfsError,
@@ -105,6 +108,8 @@ class Model:
         name, subject, *rest = op
         if name == "put":
             self.sure[subject] = rest[0]
+        elif name == "put_many":
+            self.sure.update(subject)
         elif name == "drop":
             self.sure[subject] = None
         elif name == "erase":
@@ -116,12 +121,27 @@ class Model:
         name, subject, *rest = op
         if name == "put":
             self.maybe.setdefault(subject, set()).add(rest[0])
+        elif name == "put_many":
+            for key, data in subject:
+                self.maybe.setdefault(key, set()).add(data)
         elif name == "drop":
             self.maybe.setdefault(subject, set()).add(None)
         elif name == "erase":
             self.maybe_erased |= set(subject)
         elif name == "note":
             self.maybe_notes |= {json.dumps(note, sort_keys=True) for note in subject}
+
+    def ended(self, op: tuple[Any, ...], outcome: str) -> None:
+        """A call has returned: see `Workload.run`. Of a batch, `outcome` has a letter for each item."""
+        if op[0] == "put_many":
+            for wanted, learn in (("o", self.succeeded), ("f", self.attempted)):
+                items = tuple(item for item, letter in zip(op[1], outcome, strict=True) if letter == wanted)
+                if items:
+                    learn((op[0], items))
+        elif outcome == "ok":
+            self.succeeded(op)
+        elif outcome == "failed":
+            self.attempted(op)
 
     def state(self, key: Key) -> State:
         return GONE if key[0] in self.erased else self.sure.get(key)
@@ -245,6 +265,9 @@ class Workload:
         key = self.rng.choice(self.keys)
         if name == "put":
             return name, key, self.data(key)
+        if name == "put_many":
+            keys = self.rng.choices(self.keys, k=self.rng.choice((1, 2, 3, 5, 9)))
+            return name, tuple((key, self.data(key)) for key in keys)
         if name == "erase":
             return name, tuple(self.rng.sample(self.FILES, self.rng.choice((1, 1, 1, 2))))
         if name == "note":
@@ -262,15 +285,46 @@ class Workload:
         return name, key
 
     def run(self, store: ChunkStore, op: tuple[Any, ...], steps: Callable[[], int] = lambda: 0) -> str:
-        """Do `op` and tell the model; "ok", "refused" (nothing changed) or "failed" (it may have)."""
+        """Do `op` and tell the model; "ok", "refused" (nothing changed) or "failed" (it may have); of a
+        batch the first letters of these, for each item."""
         before = steps()
-        outcome = self._do(store, op)
-        if outcome == "ok":
-            self.model.succeeded(op)
-        elif outcome == "failed":
-            self.model.attempted(op)
+        outcome = self._put_many(store, op[1]) if op[0] == "put_many" else self._do(store, op)
+        self.model.ended(op, outcome)
         self.log.append((before, steps(), op, outcome))
         return outcome
+
+    def _put_many(self, store: ChunkStore, items: tuple[tuple[Key, bytes], ...]) -> str:
+        batch = [
+            NewChunk(*key, data, hashlib.sha256(data).hexdigest(), zlib.crc32(data), 1 << 13, None)
+            for key, data in items
+        ]
+        wrong = self.rng.randrange(20)
+        if wrong < len(batch):
+            batch[wrong] = batch[wrong]._replace(crc32=batch[wrong].crc32 ^ 1)
+        try:
+            found = store.put_many(batch)
+        except (Unavailable, Busy):
+            return "f" * len(items)
+        letters = ""
+        before: dict[Key, set[State]] = {}
+        for place, ((key, data), error) in enumerate(zip(items, found, strict=True)):
+            states = before.setdefault(key, self.model.allowed(key))
+            if place == wrong:
+                assert isinstance(error, ChecksumMismatch)
+                letters += "r"
+            elif error is None:
+                assert states & {None, data}, f"{key} was stored over {[*map(brief, states)]}"
+                states.add(data)
+                letters += "o"
+            elif isinstance(error, (ChunkConflict, Gone)):
+                right = GONE if isinstance(error, Gone) else any(isinstance(state, bytes) for state in states)
+                assert right in (True, GONE) and (right is True or GONE in states), f"{key}: {error!r}"
+                letters += "r"
+            else:
+                assert isinstance(error, (NodeFull, StoreReadOnly, Unavailable, Busy, CorruptChunk)), error
+                states.add(data)
+                letters += "f"
+        return letters
 
     def _do(self, store: ChunkStore, op: tuple[Any, ...]) -> str:
         name, subject, *rest = op

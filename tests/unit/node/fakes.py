@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dfs.errors import ChecksumMismatch, NotFound
+from dfs.chunkbatch import NewChunk
+from dfs.errors import ChecksumMismatch, DfsError, NodeFull, NotFound, StoreReadOnly
 from dfs.metadata.contract import NodeConflict
 from dfs.model import AdminState, ClusterInfo, NodeInfo, NodeStatus
 from dfs.store.store import PIECE, StoredChunk, Usage
@@ -60,15 +61,18 @@ class FakeRegistry:
 
 @dataclass
 class FakeReader:
-    """What the store's open_chunk gives."""
+    """What the store's open_chunk gives: a small chunk."""
 
     info: StoredChunk
     data: bytes
     closed: bool = False
 
-    def pieces(self, first: int = 0, last: int | None = None) -> Iterator[memoryview]:
-        for number in range(first, len(self.info.piece_crcs) if last is None else last + 1):
-            yield memoryview(self.data)[number * PIECE : (number + 1) * PIECE]
+    @property
+    def body(self) -> memoryview:
+        return memoryview(self.data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.info, name)
 
     def close(self) -> None:
         self.closed = True
@@ -89,13 +93,27 @@ class FakeStore:
     def usage(self) -> Usage:
         return self.space
 
+    def check_takes_chunks(self) -> None:
+        if self.space.read_only_reason:
+            raise StoreReadOnly(f"this node takes no writes: {self.space.read_only_reason}")
+        if self.space.full:
+            raise NodeFull("this node has no room beyond the reserve that deletes and compaction need")
+
     def put(
-        self, file_id: str, chunk_index: int, data: Any, *, checksum: str | None, chunk_size: int, file_size: int | None
+        self,
+        file_id: str,
+        chunk_index: int,
+        data: Any,
+        *,
+        checksum: str | None,
+        chunk_size: int,
+        file_size: int | None,
+        piece_crcs: tuple[int, ...] | None = None,
     ) -> StoredChunk:
         if self.refusal is not None:
             raise self.refusal
         content = bytes(data)
-        found = hashlib.sha256(content).hexdigest()
+        found = hashlib.sha256(content).hexdigest() if piece_crcs is None or not checksum else checksum
         if checksum not in (None, found):
             raise ChecksumMismatch("other bytes")
         crcs = tuple(zlib.crc32(content[at : at + PIECE]) for at in range(0, len(content), PIECE))
@@ -104,6 +122,23 @@ class FakeStore:
         )
         self.data[file_id, chunk_index] = chunk, content
         return chunk
+
+    def put_many(self, chunks: Sequence[NewChunk]) -> list[DfsError | None]:
+        outcomes: list[DfsError | None] = []
+        for chunk in chunks:
+            try:
+                self.put(
+                    chunk.file_id,
+                    chunk.chunk_index,
+                    chunk.data,
+                    checksum=chunk.checksum,
+                    chunk_size=chunk.chunk_size,
+                    file_size=chunk.file_size,
+                )
+                outcomes.append(None)
+            except DfsError as error:
+                outcomes.append(error)
+        return outcomes
 
     def stat(self, file_id: str, chunk_index: int) -> StoredChunk | None:
         found = self.data.get((file_id, chunk_index))
@@ -114,7 +149,7 @@ class FakeStore:
             raise self.bad
         return self._find(file_id, chunk_index)[0]
 
-    def open_chunk(self, file_id: str, chunk_index: int) -> FakeReader:
+    def open_chunk(self, file_id: str, chunk_index: int, *, check: bool = True) -> FakeReader:
         self.reader = FakeReader(*self._find(file_id, chunk_index))
         return self.reader
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,6 @@ from dfs.errors import (
     NodeFull,
     NotFound,
     PayloadTooLarge,
-    RangeNotSatisfiable,
     StoreReadOnly,
 )
 from dfs.node import bulk
@@ -34,7 +32,6 @@ from dfs.wire.message import Response
 from tests.unit.node.fakes import FILE_ID, USAGE, FakeStore, request
 
 TARGET = f"/store-chunk?file_id={FILE_ID}&chunk_index=4"
-GET = f"/get-chunk?file_id={FILE_ID}&chunk_index=4"
 
 
 class Bench:
@@ -63,16 +60,8 @@ def payload(response: Response) -> Any:
     return json.loads(response.body)
 
 
-def read(response: Response) -> bytes:
-    body: Any = response.body
-    data = b"".join(bytes(piece) for piece in body)
-    body.close()
-    assert response.length == len(data)
-    return data
-
-
 @pytest.mark.parametrize("size", [0, 1, 1024, PIECE, PIECE + 1, 3 * PIECE])
-def test_a_chunk_comes_back_as_it_was_stored(bench: Bench, size: int) -> None:
+def test_a_chunk_is_stored_as_it_came(bench: Bench, size: int) -> None:
     data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     checksum = hashlib.sha256(data).hexdigest()
     stored = bench.chunks.store(request("PUT", TARGET, data, [("X-Chunk-Checksum", checksum.upper())]))
@@ -80,27 +69,8 @@ def test_a_chunk_comes_back_as_it_was_stored(bench: Bench, size: int) -> None:
     assert payload(stored) == {
         "node_id": "n1", "file_id": FILE_ID, "chunk_index": 4, "checksum": checksum, "length": size
     }  # fmt: skip
-    found = bench.chunks.get(request("GET", GET))
-    headers = dict(found.headers)
-    assert headers["X-Chunk-Checksum"] == checksum
-    assert headers["X-Dfs-Chunk-Length"] == str(size)
-    assert headers["X-Dfs-Node"] == "n1"
-    assert headers["X-Dfs-Piece-Crcs"] == "".join(
-        f"{zlib.crc32(data[at : at + PIECE]):08x}" for at in range(0, size, PIECE)
-    )
-    assert read(found) == data
-    assert bench.store.reader is not None and bench.store.reader.closed
+    assert bench.store.data[FILE_ID, 4][1] == data
     assert bench.buffers.free_bytes == bench.buffers.total
-
-
-@pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 1), (2, 2), (0, 1), (1, 2)])
-def test_pieces_are_sent_alone_with_their_own_crcs(bench: Bench, first: int, last: int) -> None:
-    data = b"a" * PIECE + b"b" * PIECE + b"c" * 10
-    bench.chunks.store(request("PUT", TARGET, data))
-    found = bench.chunks.get(request("GET", GET, headers=[("X-Dfs-Pieces", f"{first}-{last}")]))
-    wanted = data[first * PIECE : (last + 1) * PIECE]
-    assert read(found) == wanted
-    assert len(dict(found.headers)["X-Dfs-Piece-Crcs"]) == 8 * (last - first + 1)
 
 
 def test_what_the_writer_says_of_the_file_is_kept(bench: Bench) -> None:
@@ -192,17 +162,9 @@ def test_without_memory_a_store_waits_and_is_told_to_come_back(
     assert not made.body.started
 
 
-def test_a_reader_is_closed_when_the_pieces_asked_for_are_refused(bench: Bench) -> None:
-    bench.chunks.store(request("PUT", TARGET, b"abc"))
-    with pytest.raises(RangeNotSatisfiable):
-        bench.chunks.get(request("GET", GET, headers=[("X-Dfs-Pieces", "0-1")]))
-    assert bench.store.reader is not None and bench.store.reader.closed
-
-
 def test_a_chunk_that_is_not_here(bench: Bench) -> None:
-    for call in (bench.chunks.get, bench.chunks.verify):
-        with pytest.raises(NotFound):
-            call(request("GET", GET))
+    with pytest.raises(NotFound):
+        bench.chunks.verify(request("POST", TARGET))
 
 
 def test_verify_and_drop(bench: Bench) -> None:

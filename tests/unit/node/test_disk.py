@@ -14,6 +14,7 @@ from dfs.model import ClusterInfo
 from dfs.node import disk
 from dfs.node.identity import Whereabouts
 from dfs.settings import NodeSettings
+from dfs.store.disk import OsDisk
 from dfs.store.identity import create_identity, load_identity, lock_directory
 from dfs.store.store import Report
 from tests.unit.node.fakes import NODE
@@ -29,10 +30,11 @@ class Opened(Exception):
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data directory that is not there yet; the store ends each start with Opened."""
 
-    def stop(directory: Path, identity: Any, options: Any) -> None:
+    def stop(directory: Path, identity: Any, options: Any, real: Any) -> None:
         lock_directory(directory).release()
         assert load_identity(directory) == identity
         assert options.volume_size == NodeSettings().volume_size
+        assert isinstance(real, OsDisk)
         raise Opened
 
     monkeypatch.setattr(disk.ChunkStore, "open", stop)

@@ -25,11 +25,11 @@ CHECKSUM = hashlib.sha256(DATA).hexdigest()
 
 
 class FakeAnswer:
-    """A peer's answer, read in steps of at most `step` bytes; `error` is raised at the end."""
+    """A peer's answer; `error` is raised where it ends too early."""
 
     def __init__(
         self, status: int = 200, data: bytes = DATA, headers: dict[str, str] | None = None,
-        step: int = 100_000, error: Exception | None = None, length: int | None = None,
+        error: Exception | None = None, length: int | None = None,
     ) -> None:  # fmt: skip
         crcs = "".join(f"{zlib.crc32(data[at : at + PIECE]):08x}" for at in range(0, len(data), PIECE))
         facts = {"X-Dfs-Piece-Crcs": crcs, "X-Chunk-Checksum": hashlib.sha256(data).hexdigest()} | (headers or {})
@@ -37,13 +37,12 @@ class FakeAnswer:
         self.headers = Headers(facts.items())
         self.length = len(data) if length is None else length
         self.data = data
-        self.step = step
         self.error = error
         self.closed = False
 
-    def readinto(self, view: memoryview) -> int:
-        count = min(len(view), len(self.data), self.step)
-        if count == 0 and self.error:
+    def readfully(self, view: memoryview) -> int:
+        count = min(len(view), len(self.data))
+        if count < len(view) and self.error:
             raise self.error
         view[:count] = self.data[:count]
         self.data = self.data[count:]

@@ -10,10 +10,12 @@ import pytest
 
 from dfs.errors import WrongNode
 from dfs.model import AdminState
+from dfs.node.batch import BatchEndpoint
 from dfs.node.bulk import BulkEndpoints
 from dfs.node.chunks import ChunkEndpoints
 from dfs.node.health import HealthEndpoints
 from dfs.node.pull import PullEndpoint
+from dfs.node.reading import ReadEndpoint
 from dfs.node.registration import Registration
 from dfs.node.routes import check_addressee, node_routes
 from dfs.node.standing import Standing
@@ -23,8 +25,9 @@ from dfs.wire.route import Router
 from tests.unit.node.fakes import FILE_ID, NODE, USAGE, FakeRegistry, FakeStore, request
 
 CALLS = [
-    ("PUT", "/store-chunk"), ("POST", "/store-chunk"), ("GET", "/get-chunk"), ("HEAD", "/get-chunk"),
-    ("POST", "/verify-chunk"), ("POST", "/drop-replica"), ("POST", "/pull-chunk"), ("POST", "/erase-files"),
+    ("PUT", "/store-chunk"), ("POST", "/store-chunk"), ("POST", "/store-chunks"), ("GET", "/get-chunk"),
+    ("HEAD", "/get-chunk"), ("POST", "/verify-chunk"), ("POST", "/drop-replica"),
+    ("POST", "/pull-chunk"), ("POST", "/erase-files"),
     ("POST", "/notes"), ("GET", "/inventory"), ("GET", "/healthz"), ("GET", "/readyz"),
 ]  # fmt: skip
 
@@ -40,10 +43,13 @@ class Bench:
         )
         buffers = BufferPool(1 << 20)
         chunks = ChunkEndpoints("n1", store, self.standing, buffers, max_chunk_size=1024, on_refused=lambda: None)
+        batch = BatchEndpoint("n1", store, self.standing, buffers, max_chunk_size=1024, on_refused=lambda: None)
         http: Any = None
         pull = PullEndpoint("c1", chunks, store, self.standing, buffers, http, max_chunk_size=1024)
         self.health = HealthEndpoints("c1", self.registration, self.standing)
-        self.router = Router(node_routes("n1", "c1", chunks, pull, BulkEndpoints(store), self.health))
+        self.router = Router(
+            node_routes("n1", "c1", chunks, batch, ReadEndpoint("n1", store), pull, BulkEndpoints(store), self.health)
+        )
 
     def call(self, method: str, target: str, body: bytes = b"", headers: Any = ()) -> Any:
         route, _ = self.router.find(method, target.partition("?")[0])

@@ -357,10 +357,10 @@ def test_who_waits_when_the_store_stops_is_told(disk: SimDisk, index: MemoryInde
 def test_an_index_that_cannot_be_sealed_is_doubted_by_the_next_start(
     store: ChunkStore, disk: SimDisk, index: MemoryIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     put(store)
-    monkeypatch.setattr(index, "seal", fail)
+    monkeypatch.setattr(index, "checkpoint", fail)
     store.close()
     assert get(reopened(disk, MemoryIndex(index.snapshot))) == b"data"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import random
 import sys
@@ -11,7 +12,17 @@ from pathlib import Path
 import pytest
 
 from dfs.store import disk as disk_module
-from dfs.store.disk import DiskFile, OsDisk, close_quietly, opened, read_fully, write_fully, write_small
+from dfs.store.disk import (
+    BLOCK,
+    DIRECT_BYTES,
+    DiskFile,
+    OsDisk,
+    close_quietly,
+    opened,
+    read_fully,
+    write_fully,
+    write_small,
+)
 from dfs.store.volume import VolumeFiles
 from tests.support.disk import Faults, SimDisk, Wreck, crash_images
 
@@ -247,3 +258,138 @@ def test_a_full_simulated_disk_writes_what_fits() -> None:
     assert file.write([b"z"], 0) == 1
     with pytest.raises(OSError):
         disk.create("/g")
+
+
+needs_direct = pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="this system has no O_DIRECT")
+
+
+def aligned(size: int) -> memoryview:
+    """Memory that begins with a page, as a node's buffers do."""
+    view = memoryview(mmap.mmap(-1, size))
+    view[:] = random.Random(size).randbytes(size)
+    return view
+
+
+class DirectCalls:
+    """The direct opens and the sizes of the direct writes of the system calls below; `fail` comes instead."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fail: OSError | None = None, most: int = 1 << 30) -> None:
+        self.opened: list[int] = []
+        self.written: list[int] = []
+        self.fail = fail
+        self.most = most
+        self._open, self._pwrite = os.open, os.pwrite
+        monkeypatch.setattr(os, "open", self.open)
+        monkeypatch.setattr(os, "pwrite", self.pwrite)
+
+    def open(self, path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT:  # not every file system of a test machine takes it
+            self.opened.append(self._open(path, flags & ~os.O_DIRECT, mode))
+            return self.opened[-1]
+        return self._open(path, flags, mode)
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+        assert descriptor in self.opened
+        assert offset % BLOCK == 0
+        assert len(data) % BLOCK == 0
+        if self.fail is not None:
+            raise self.fail
+        self.written.append(len(data))
+        return self._pwrite(descriptor, data[: self.most], offset)
+
+
+@needs_direct
+def test_whole_blocks_of_large_buffers_go_past_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = DirectCalls(monkeypatch)
+    file = OsDisk().create(f"{tmp_path}/f")
+    head, body, tail = b"h" * BLOCK, aligned(DIRECT_BYTES + 100), b"t" * 24
+    assert write_fully(file, [head, body, tail], 0) == BLOCK + len(body) + 24
+    file.sync()
+    assert calls.written == [DIRECT_BYTES]
+    assert read_fully(file, 1 << 20, 0) == head + bytes(body) + tail
+    file.close()
+    for descriptor in calls.opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+@needs_direct
+def test_small_buffers_and_those_within_a_block_are_written_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = DirectCalls(monkeypatch)
+    file = OsDisk().create(f"{tmp_path}/f")
+    small, large = aligned(DIRECT_BYTES - 1), aligned(DIRECT_BYTES)
+    write_fully(file, [small], 0)
+    write_fully(file, [large], len(small))
+    assert not calls.opened
+    assert read_fully(file, 1 << 20, 0) == bytes(small) + bytes(large)
+    other = OsDisk(direct=False).create(f"{tmp_path}/g")
+    write_fully(other, [large], 0)
+    assert not calls.opened
+    file.close()
+    other.close()
+
+
+@needs_direct
+def test_a_direct_write_that_stops_short_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = DirectCalls(monkeypatch, most=DIRECT_BYTES + BLOCK)
+    file = OsDisk().create(f"{tmp_path}/f")
+    body = aligned(2 * DIRECT_BYTES + BLOCK)
+    assert write_fully(file, [body], BLOCK) == len(body)
+    assert calls.written == [len(body), DIRECT_BYTES]
+    assert read_fully(file, 1 << 20, BLOCK) == bytes(body)
+    file.close()
+
+
+@needs_direct
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_where_direct_writes_cannot_be_done_the_page_cache_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    calls = DirectCalls(monkeypatch, fail=OSError(code, "not here"))
+    file = OsDisk().create(f"{tmp_path}/f")
+    body = aligned(DIRECT_BYTES)
+    for offset in (0, len(body)):
+        assert write_fully(file, [body], offset) == len(body)
+    assert len(calls.opened) == 1
+    assert read_fully(file, 1 << 20, 0) == 2 * bytes(body)
+    file.close()
+
+
+@needs_direct
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOENT, errno.EMFILE])
+def test_a_file_that_cannot_be_opened_again_is_written_through_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    file = OsDisk().create(f"{tmp_path}/f")
+    tries = []
+
+    def refuse(*given: object) -> int:
+        tries.append(given)
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(os, "open", refuse)
+    body = aligned(DIRECT_BYTES)
+    for offset in (0, len(body)):
+        assert write_fully(file, [body], offset) == len(body)
+    assert len(tries) == 1
+    assert read_fully(file, 1 << 20, 0) == 2 * bytes(body)
+    file.close()
+
+
+@needs_direct
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_an_error_of_the_disk_is_not_tried_again_through_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    DirectCalls(monkeypatch, fail=OSError(code, "no"))
+    file = OsDisk().create(f"{tmp_path}/f")
+    with pytest.raises(OSError, match="no") as caught:
+        write_fully(file, [aligned(DIRECT_BYTES)], 0)
+    assert caught.value.errno == code
+    file.close()

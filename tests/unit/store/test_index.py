@@ -76,6 +76,7 @@ def test_the_order_of_arrival_does_not_matter() -> None:
 
 def test_what_counts_and_what_is_hidden() -> None:
     index = index_of(HISTORY)
+    assert index.lacking_notes([(b"n" * 32, FILE), (b"m" * 32, FILE)]) == [b"m" * 32]
     standing = [item for item in HISTORY if index.stands(item)]
     assert standing == [HISTORY[1], HISTORY[4], HISTORY[6], HISTORY[7]]
     assert index.stands(entry(Kind.DATA, 99, 1, 55)), "a record that is not accounted for counts"
@@ -91,7 +92,10 @@ def test_what_counts_and_what_is_hidden() -> None:
     assert index.lookup((FILE, 0))[0]
     assert index.is_erased(FILE)
     assert not index.is_erased(OTHER)
-    assert not index.has_note(b"n" * 32)
+    assert index.lacking_notes([(b"n" * 32, FILE), (b"n" * 32, OTHER), (b"m" * 32, OTHER)]) == [
+        b"n" * 32,
+        b"m" * 32,
+    ]
     assert index.counts() == (1, 1, 0)
 
 
@@ -195,31 +199,6 @@ def test_readers_read_beside_the_writer(tmp_path: Path) -> None:
         index.close(clean=True)
         reader.execute("SELECT 1")
     assert index._spare == []
-
-
-def test_a_seal_says_that_nothing_has_changed(tmp_path: Path) -> None:
-    path = tmp_path / "index.db"
-    file = SqliteFile(str(path), 2)
-    assert not file.break_seal()
-    Index(file, "disk").close(clean=True)
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["index.db", "index.db.seal"]
-    assert file.break_seal()
-    assert not file.break_seal(), "a seal is good for one start"
-    file.seal()
-    path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    assert not file.break_seal()
-    file.seal()
-    file.discard()
-    assert not file.break_seal()
-    Path(f"{path}-wal").touch()
-    path.touch()
-    file.seal()
-    assert not file.break_seal()
-    (tmp_path / "index.db.seal").write_text("x")
-    path.unlink()
-    assert not file.break_seal()
-    file.discard()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_connection_that_cannot_be_set_up_is_closed(tmp_path: Path) -> None:

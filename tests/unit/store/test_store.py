@@ -24,6 +24,7 @@ from dfs.errors import (
     StoreReadOnly,
     Unavailable,
 )
+from dfs.store.disk import BLOCK, DIRECT_BYTES
 from dfs.store.store import PIECE, ChunkStore, StoreOptions
 from tests.support.disk import Faults, MemoryIndex, SimDisk
 from tests.support.store_model import reported, small
@@ -157,7 +158,7 @@ def test_a_record_with_a_bad_header_is_corrupt(at: int, store: ChunkStore, disk:
 def test_a_bad_piece_is_never_handed_out(store: ChunkStore, disk: SimDisk) -> None:
     data = random.Random(3).randbytes(3 * PIECE)
     put(store, 0, data)
-    spoil(disk, store, at=200 + PIECE + 5)
+    spoil(disk, store, at=BLOCK + PIECE + 5)
     with store.open_chunk(FILE, 0) as reader:
         pieces = reader.pieces()
         assert bytes(next(pieces)) == data[:PIECE]
@@ -384,3 +385,31 @@ def test_the_defaults_are_those_of_the_settings() -> None:
     assert options.volume_size == 256 << 20
     assert options.reserve == 512 << 20
     options.on_fatal("the disk failed")
+
+
+def test_a_large_body_begins_with_a_block_of_the_disk(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    sizes = [10, DIRECT_BYTES, 1, DIRECT_BYTES + 1, 77, DIRECT_BYTES - 1, 3 * PIECE + 12345, DIRECT_BYTES]
+    chunks = [rng.randbytes(size) for size in sizes]
+    store = real_store(tmp_path, volume_size=1 << 20)
+    for index, data in enumerate(chunks):
+        stored = put(store, index, data, attributes={"n": str(index)})
+        assert store.stat(FILE, index) == stored
+    store.close()
+    volumes = [path.read_bytes() for path in (tmp_path / "volumes").iterdir()]
+    large = [data for data in chunks if len(data) >= DIRECT_BYTES]
+    starts = [volume.index(data) for data in large for volume in volumes if data in volume]
+    assert len(starts) == len(large) == 4
+    assert [start % BLOCK for start in starts] == [0] * 4
+    again = real_store(tmp_path)
+    assert [get(again, index) for index in range(len(chunks))] == chunks
+    assert [again.verify(FILE, index).length for index in range(len(chunks))] == sizes
+    again.close()
+
+
+def test_attributes_too_long_to_be_stretched_leave_a_large_body_where_it_falls(tmp_path: Path) -> None:
+    store = real_store(tmp_path)
+    for index in range(8):
+        put(store, index, bytes([index]) * DIRECT_BYTES, attributes={"note": "x" * (3500 + index)})
+    assert [get(store, index)[:1] for index in range(8)] == [bytes([index]) for index in range(8)]
+    store.close()
