@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from dfs.errors import Busy, Unavailable, Unknown
 from dfs.metadata.contract import MetadataStore, OutcomeUnknown, Step, StepsRefused
+from dfs.model import Head
 
 TRIES = 8
 PATIENCE = 30.0
@@ -61,8 +62,15 @@ class Attempts:
         False: refused, or the answer was lost (then `in_doubt` stays set). Raises Unavailable when
         metadata cannot be reached.
         """
+        return self._sent(lambda: self._store.transact(steps))
+
+    def send_on(self, bucket: str, path: str, build: Callable[[Head | None], Sequence[Step]]) -> bool:
+        """As `send` of `transact_on(bucket, path, build)`; what `build` raises passes through."""
+        return self._sent(lambda: self._store.transact_on(bucket, path, build))
+
+    def _sent(self, transact: Callable[[], None]) -> bool:
         try:
-            self._store.transact(steps)
+            transact()
         except StepsRefused:
             return False
         except OutcomeUnknown:

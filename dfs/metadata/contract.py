@@ -12,7 +12,7 @@ All reads are strongly consistent unless said otherwise. Every method may raise
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -315,6 +315,17 @@ class MetadataStore(ABC):
 
         At most MAX_STEPS, no item twice (asserted). Raises StepsRefused, OutcomeUnknown.
         """
+
+    def transact_on(
+        self, bucket: str, path: str, build: Callable[[Head | None], Sequence[Step]]
+    ) -> None:
+        """`transact(build(head))` with the head that the path has now.
+
+        A backend that can reads the head inside the transaction, which then cannot be refused for
+        it. `build` must only compute: it may be called several times, in another thread, and what
+        it raises is raised here, with nothing done. Raises like `get_head` and `transact`.
+        """
+        self.transact(build(self.get_head(bucket, path)))
 
     @abstractmethod
     def add_replicas(

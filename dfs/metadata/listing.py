@@ -1,8 +1,9 @@
 """Listing paths: prefix, delimiter, pages. Each page is read strongly consistently.
 
 A path that exists during the whole listing is listed once, in whichever pages it is asked for.
-Common prefixes are skipped over, not read through: listing the top of a bucket costs one query per
-prefix however many files lie below. (Python compares text by code points, which is the order of
+Common prefixes are skipped over, not read through: listing the top of a bucket costs at most one query
+per prefix however many files lie below. How much is read at once follows what the reads before it
+were good for: little where much lies below each prefix, much where most of it is listed. (Python compares text by code points, which is the order of
 its UTF-8 bytes.)
 """
 
@@ -19,7 +20,8 @@ from dfs.model import MAX_PATH_BYTES, Head
 
 MAX_PAGE = 1000
 _LONGEST_CURSOR = 4 * MAX_PATH_BYTES
-_BATCH_WITH_DELIMITER = 64
+_FIRST_READ = 64
+_SMALLEST_READ = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +61,22 @@ def list_page(
     end = prefix_end(prefix)
     heads: list[Head] = []
     prefixes: list[str] = []
+    read = _FIRST_READ if delimiter else MAX_PAGE
     while place is not None and not _past(place, end):
         room = limit - len(heads) - len(prefixes)
         if room == 0:
             more = store.scan_heads(bucket, start=place.path, inclusive=place.inclusive, end=end, limit=1)
             return Page(heads, prefixes, _encode(place) if more else None)
-        wanted = min(room, _BATCH_WITH_DELIMITER) if delimiter else room
+        wanted = min(room, read)
         found = store.scan_heads(bucket, start=place.path, inclusive=place.inclusive, end=end, limit=wanted)
         place = _take(found, place, prefix, delimiter, heads, prefixes) if found else None
         if len(found) < wanted:
             place = None
+        useful = room - (limit - len(heads) - len(prefixes))
+        if useful * 2 > wanted:
+            read = min(read * 4, MAX_PAGE)
+        elif useful * 8 < wanted:
+            read = max(read // 4, _SMALLEST_READ)
     return Page(heads, prefixes, None)
 
 

@@ -22,35 +22,45 @@ from dfs.metadata.contract import (
     Step,
     check_steps,
 )
+from dfs.metadata.sqlite_batch import Rows, Transaction
 from dfs.metadata.sqlite_file import SqliteFile, Unfit
-from dfs.metadata.sqlite_steps import (
+from dfs.metadata.sqlite_rows import (
     FILE_COLUMNS,
     HEAD_COLUMNS,
+    NODE_COLUMNS,
     REPLICA_COLUMNS,
-    apply_steps,
     columns,
+    file_of,
     marks,
-    values,
+    node_of,
+    node_row,
 )
-from dfs.model import (
-    AdminState,
-    Bucket,
-    ChunkReplica,
-    ClusterInfo,
-    FileRecord,
-    FileState,
-    Head,
-    Lease,
-    NodeInfo,
-    NodeStatus,
-)
+from dfs.model import Bucket, ChunkReplica, ClusterInfo, FileRecord, FileState, Head, Lease, NodeInfo
 
-NODE_COLUMNS = keys.record_fields(NodeInfo)
 _HEARTBEAT_COLUMNS = (
     "status", "heartbeat_seq", "heartbeat_ts", "free_bytes", "used_bytes", "capacity_bytes", "chunks"
 )  # fmt: skip
 _TAKES_REPLICAS = frozenset({FileState.UPLOADING, FileState.COMMITTED, FileState.TRASHED})
 _REPLICA_PAGE = 1000
+_GET_FILE = f"SELECT {columns(FILE_COLUMNS)} FROM files WHERE file_id = ?"
+_GET_HEAD = f"SELECT {columns(HEAD_COLUMNS)} FROM heads WHERE bucket = ? AND path = ?"
+_REPLICAS = f"SELECT {columns(REPLICA_COLUMNS)} FROM replicas WHERE file_id = ?"
+_OF_CHUNK = f"{_REPLICAS} AND chunk_index = ? ORDER BY node_id"
+_ONE_REPLICA = f"{_REPLICAS} AND chunk_index = ? AND node_id = ?"
+_REPLICA_RANGE = (
+    f"{_REPLICAS} AND (chunk_index, node_id) > (?, ?) AND chunk_index <= ? ORDER BY chunk_index, node_id LIMIT ?"
+)
+_SCAN_HEADS = {
+    (inclusive, bounded): f"SELECT {columns(HEAD_COLUMNS)} FROM heads WHERE bucket = ? "
+    f"AND path {'>=' if inclusive else '>'} ?{' AND path < ?' if bounded else ''} ORDER BY path LIMIT ?"
+    for inclusive in (False, True)
+    for bounded in (False, True)
+}
+_NODES = f"SELECT {columns(NODE_COLUMNS)} FROM nodes"
+_PUT_NODE = f"INSERT OR REPLACE INTO nodes ({columns(NODE_COLUMNS)}) VALUES ({marks(len(NODE_COLUMNS))})"
+_BEAT = (
+    f"UPDATE nodes SET ({columns(_HEARTBEAT_COLUMNS)}) = ({marks(len(_HEARTBEAT_COLUMNS))}) WHERE node_id = ?"
+)
 _GC_TABLES = {
     GcKind.UPLOADING: "files",
     GcKind.DELETING: "files",
@@ -58,11 +68,6 @@ _GC_TABLES = {
     GcKind.SHORT: "shorts",
     GcKind.OPERATION: "operations",
 }
-
-
-def _node(row: Sequence[Any]) -> NodeInfo:
-    node = NodeInfo(*row)
-    return replace(node, status=NodeStatus(node.status), admin_state=AdminState(node.admin_state))
 
 
 def _wall_clock_ms() -> int:
@@ -119,10 +124,7 @@ class SqliteStore(MetadataStore):
             if current is not None and current.disk_id != node.disk_id:
                 raise NodeConflict(f"node {node.node_id} is registered with another disk", current)
             stored = node if current is None else replace(node, admin_state=current.admin_state)
-            db.execute(
-                f"INSERT OR REPLACE INTO nodes ({columns(NODE_COLUMNS)}) VALUES ({marks(NODE_COLUMNS)})",
-                values(stored, NODE_COLUMNS),
-            )
+            db.execute(_PUT_NODE, node_row(stored))
             return stored
 
         return self._file.write(work)
@@ -133,26 +135,18 @@ class SqliteStore(MetadataStore):
             if current is None or (current.disk_id, current.boot_id) != (node.disk_id, node.boot_id):
                 raise NodeConflict(f"node {node.node_id} is no longer registered as this process", current)
             changes = {name: getattr(node, name) for name in _HEARTBEAT_COLUMNS}
-            db.execute(
-                f"UPDATE nodes SET ({columns(_HEARTBEAT_COLUMNS)}) = ({marks(_HEARTBEAT_COLUMNS)}) WHERE node_id = ?",
-                [*changes.values(), node.node_id],
-            )
+            db.execute(_BEAT, (*changes.values(), node.node_id))
             return replace(current, **changes)
 
         return self._file.write(work)
 
     @staticmethod
     def _node_row(db: sqlite3.Connection, node_id: str) -> NodeInfo | None:
-        rows = db.execute(
-            f"SELECT {columns(NODE_COLUMNS)} FROM nodes WHERE node_id = ?", (node_id,)
-        ).fetchall()
-        return _node(rows[0]) if rows else None
+        rows = db.execute(f"{_NODES} WHERE node_id = ?", (node_id,)).fetchall()
+        return node_of(rows[0]) if rows else None
 
     def list_nodes(self) -> list[NodeInfo]:
-        return [
-            _node(row)
-            for row in self._file.read(f"SELECT {columns(NODE_COLUMNS)} FROM nodes ORDER BY node_id")
-        ]
+        return [node_of(row) for row in self._file.read(f"{_NODES} ORDER BY node_id")]
 
     def read_lease(self, name: str) -> Lease | None:
         rows = self._file.read("SELECT name, owner, fence, beat FROM leases WHERE name = ?", (name,))
@@ -196,40 +190,42 @@ class SqliteStore(MetadataStore):
 
     def transact(self, steps: Sequence[Step]) -> None:
         check_steps(steps)
-        self._file.write(lambda db: apply_steps(db, steps))
+        self._file.write(Transaction(Rows(steps)))
+
+    def transact_on(
+        self, bucket: str, path: str, build: Callable[[Head | None], Sequence[Step]]
+    ) -> None:
+        self._file.write(Transaction(None, (bucket, path), build))
 
     def add_replicas(
         self, file_id: str, replicas: Sequence[ChunkReplica], short: Sequence[PutShort] = ()
     ) -> None:
         steps: list[Step] = [CheckFile(file_id, _TAKES_REPLICAS), *map(PutReplica, replicas), *short]
-        self._file.write(lambda db: apply_steps(db, steps))
+        self._file.write(Transaction(Rows(steps)))
 
     def get_file(self, file_id: str) -> FileRecord | None:
-        rows = self._file.read(f"SELECT {columns(FILE_COLUMNS)} FROM files WHERE file_id = ?", (file_id,))
-        return replace(FileRecord(*rows[0]), state=FileState(rows[0][1])) if rows else None
+        rows = self._file.read(_GET_FILE, (file_id,))
+        return file_of(rows[0]) if rows else None
 
     def get_head(self, bucket: str, path: str) -> Head | None:
-        rows = self._file.read(
-            f"SELECT {columns(HEAD_COLUMNS)} FROM heads WHERE bucket = ? AND path = ?", (bucket, path)
-        )
+        rows = self._file.read(_GET_HEAD, (bucket, path))
         return Head(*rows[0]) if rows else None
 
     def scan_heads(
         self, bucket: str, *, start: str, inclusive: bool, end: str | None, limit: int
     ) -> list[Head]:
-        query = f"SELECT {columns(HEAD_COLUMNS)} FROM heads WHERE bucket = ? AND path {'>=' if inclusive else '>'} ?"
-        parameters: list[Any] = [bucket, start]
-        if end is not None:
-            query += " AND path < ?"
-            parameters.append(end)
-        return [Head(*row) for row in self._file.read(f"{query} ORDER BY path LIMIT ?", [*parameters, limit])]
+        bounds = (bucket, start) if end is None else (bucket, start, end)
+        rows = self._file.read(_SCAN_HEADS[inclusive, end is not None], (*bounds, limit))
+        return [Head(*row) for row in rows]
 
     def replicas(self, file_id: str, first: int = 0, last: int | None = None) -> Iterator[ChunkReplica]:
+        if first == last:
+            yield from (ChunkReplica(*row) for row in self._file.read(_OF_CHUNK, (file_id, first)))
+            return
         after = (first, "")
         while True:
             rows = self._file.read(
-                f"SELECT {columns(REPLICA_COLUMNS)} FROM replicas WHERE file_id = ? "
-                "AND (chunk_index, node_id) > (?, ?) AND chunk_index <= ? ORDER BY chunk_index, node_id LIMIT ?",
+                _REPLICA_RANGE,
                 (file_id, *after, keys.MAX_CHUNK_INDEX if last is None else last, _REPLICA_PAGE),
             )
             for row in rows:
@@ -239,10 +235,7 @@ class SqliteStore(MetadataStore):
             after = (rows[-1][1], rows[-1][2])
 
     def replica(self, file_id: str, chunk_index: int, node_id: str) -> ChunkReplica | None:
-        rows = self._file.read(
-            f"SELECT {columns(REPLICA_COLUMNS)} FROM replicas WHERE file_id = ? AND chunk_index = ? AND node_id = ?",
-            (file_id, chunk_index, node_id),
-        )
+        rows = self._file.read(_ONE_REPLICA, (file_id, chunk_index, node_id))
         return ChunkReplica(*rows[0]) if rows else None
 
     def operation(self, op_id: str) -> dict[str, Any] | None:
@@ -280,7 +273,7 @@ class SqliteStore(MetadataStore):
         return [
             (row[0], row[1])
             for row in self._file.read(
-                "SELECT file_id, chunk_index FROM replicas WHERE node_id = ? AND (file_id, chunk_index) > (?, ?) "
+                "SELECT file_id, chunk_index FROM replicas WHERE +node_id = ? AND (file_id, chunk_index) > (?, ?) "
                 "ORDER BY file_id, chunk_index LIMIT ?",
                 (node_id, *(after or ("", -1)), limit),
             )

@@ -13,26 +13,32 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from dfs.errors import StartError, Unavailable
 from dfs.logs import warning
 from dfs.metadata.batch import Batcher, Job
 from dfs.metadata.contract import OutcomeUnknown
+from dfs.metadata.sqlite_batch import Outcome, Transaction, Work, run_batch
+from dfs.metadata.sqlite_checkpoint import FALLBACK_PAGES, ROWS_BETWEEN, Checkpointer
+from dfs.metadata.turns import Turns
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], Any]
 
 MAX_BATCH = 128
 """Most callers of one transaction: keeps the log and the longest wait small."""
 
+TURNS_SUFFIX = "-turns"
+"""Beside the database: the file at which the processes that write queue. Empty, and safe to remove
+when nothing runs."""
+
 _IDLE_READERS = 8
 _PAGE_CACHE_KIB = 1024
+_WRITER_CACHE_KIB = 8192
 _WAL_KEPT_BYTES = 64 << 20
-_OWN_FAULTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
-"""Errors that are the statement's own fault; any other may have ended the whole transaction."""
-
-
+_STATEMENTS = 512
 _UNFIT = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
@@ -49,12 +55,17 @@ class Unfit(Unavailable):
 class _Process:
     """The connections of one process, all to the file `identity` (device, inode)."""
 
-    def __init__(self, run: Callable[[list[Job[Work]]], None]) -> None:
+    def __init__(self, run: Callable[[list[Job[Work]]], None], checkpointer: Checkpointer) -> None:
         self.pid = os.getpid()
         self.batcher: Batcher[Work] = Batcher(run, MAX_BATCH)
+        self.checkpointer = checkpointer
+        self.turns: Turns | None = None
         self.writer: sqlite3.Connection | None = None
         self.readers: deque[sqlite3.Connection] = deque()
         self.guard = threading.Lock()
+        self.handover = threading.Lock()
+        """Of the threads of a child that find this inherited one makes the child's own. Never held by
+        the process itself, so it is free in the child."""
         self.identity: tuple[int, int] | None = None
 
 
@@ -69,13 +80,16 @@ class SqliteFile:
         lock_timeout: float = 10.0,
         connect: Callable[..., sqlite3.Connection] = sqlite3.connect,
         clock: Callable[[], float] = time.monotonic,
+        checkpoint_rows: int = ROWS_BETWEEN,
     ) -> None:
         self.path = path
         self._lock_timeout = lock_timeout
         self._connect = connect
         self._clock = clock
+        self._turns_path = path + TURNS_SUFFIX
+        self._checkpoint_rows = checkpoint_rows
         self._inherited: list[_Process] = []
-        self._process = _Process(self._run)
+        self._process = self._new_process()
 
     def read(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query, as of a moment after the call began. Raises Unavailable."""
@@ -98,18 +112,14 @@ class SqliteFile:
             connection.close()
         return rows
 
-    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a transaction it may share with other callers, alone in a savepoint.
+    def write(self, work: Callable[[sqlite3.Connection], T] | Transaction) -> T:
+        """Do `work` in a transaction it may share with other callers.
 
         Durable when it returns. What `work` raises undoes its own changes only, and is raised here
         after the commit of the others it may have looked at. Raises Unavailable when nothing was
         done, OutcomeUnknown when the COMMIT failed.
         """
-
-        def boxed(connection: sqlite3.Connection) -> tuple[T]:
-            return (work(connection),)
-
-        result: tuple[T] = self._here().batcher.submit(boxed)  # type: ignore[assignment]
+        result: tuple[T] = self._here().batcher.submit(work)  # type: ignore[assignment]
         return result[0]
 
     def create(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -132,19 +142,32 @@ class SqliteFile:
         """Close the connections of this process."""
         process = self._here()
         with process.guard:
-            if process.writer is not None:
-                process.writer.close()
-                process.writer = None
+            process.checkpointer.finish(self._lock_timeout)
+            self._abandon(process)
+            if process.turns is not None:
+                process.turns.close()
+                process.turns = None
         while process.readers:
             process.readers.pop().close()
 
     def _here(self) -> _Process:
         process = self._process
         if process.pid != os.getpid():
-            # Closing an inherited connection could disturb the parent's locks and log: keep it.
-            self._inherited.append(process)
-            process = self._process = _Process(self._run)
+            with process.handover:
+                if self._process is process:
+                    # Closing an inherited connection could disturb the parent's locks and log: keep it.
+                    self._inherited.append(process)
+                    if process.turns is not None:
+                        process.turns.forget()
+                    self._process = self._new_process()
+                process = self._process
         return process
+
+    def _new_process(self) -> _Process:
+        connect = partial(self._open, create=False)
+        return _Process(
+            self._run, Checkpointer(self.path, self._turns_path, connect, self._checkpoint_rows)
+        )
 
     def _check_identity(self, process: _Process) -> None:
         """Raise Unfit unless the path still leads to the file that this process has begun with.
@@ -166,8 +189,14 @@ class SqliteFile:
             raise Unfit(f"metadata file {self.path} was replaced while in use: restart the servers that use it")
 
     def _open(self, *, create: bool) -> sqlite3.Connection:
+        # Without `create` a file that has just been moved away must not be made anew, empty.
         connection = self._connect(
-            self.path, timeout=self._lock_timeout, isolation_level=None, check_same_thread=False
+            self.path if create else f"file:{quote(self.path)}?mode=rw",
+            uri=not create,
+            timeout=self._lock_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_STATEMENTS,
         )
         try:
             if create:
@@ -176,6 +205,8 @@ class SqliteFile:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone stops at the drive's cache
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
+            # Else the undo log of a statement of many rows goes to a file.
+            connection.execute("PRAGMA temp_store = MEMORY")
             connection.execute(f"PRAGMA cache_size = -{_PAGE_CACHE_KIB}")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
         except sqlite3.Error:
@@ -204,41 +235,49 @@ class SqliteFile:
     def _run(self, jobs: list[Job[Work]]) -> None:
         process = self._here()
         with process.guard:
-            connection = process.writer
+            turns = self._turn(process)
+            try:
+                outcomes = self._commit(process, [job.work for job in jobs])
+            finally:
+                if turns is not None:
+                    turns.give()
+        for job, (result, refusal) in zip(jobs, outcomes, strict=True):
+            job.result, job.error = (result,), refusal
+
+    def _turn(self, process: _Process) -> Turns | None:
+        """Wait for this process's turn; None when it goes on without, by SQLite's lock alone."""
+        if process.turns is None:
             try:
                 self._check_identity(process)
-                if connection is None:
-                    connection = process.writer = self._open(create=False)
-                self._begin(connection)
-                outcomes = [self._attempt(connection, job.work) for job in jobs]
-            except BaseException as error:
-                self._abandon(process)
-                if isinstance(error, sqlite3.Error):
-                    raise self._unavailable(error) from error
-                raise
-            try:
-                connection.execute("COMMIT")
-            except BaseException as error:
-                self._abandon(process)
-                warning("metadata_commit_failed", path=self.path, error=error, callers=len(jobs))
-                raise OutcomeUnknown(f"the commit to {self.path} failed: {error}") from error
-        for job, (result, refusal) in zip(jobs, outcomes, strict=True):
-            job.result, job.error = result, refusal
+                process.turns = Turns(self._turns_path)
+            except OSError:
+                return None
+        return process.turns if process.turns.take(self._lock_timeout / 2) else None
 
-    @staticmethod
-    def _attempt(connection: sqlite3.Connection, work: Work) -> tuple[Any, Exception | None]:
-        """(result, None), or (None, error) with the work's changes undone."""
-        connection.execute("SAVEPOINT caller")
+    def _commit(self, process: _Process, works: list[Work]) -> list[Outcome]:
+        """All works in one transaction, durable when this returns."""
+        connection = process.writer
         try:
-            result = work(connection)
-        except Exception as error:
-            if isinstance(error, sqlite3.Error) and not isinstance(error, _OWN_FAULTS):
-                raise
-            connection.execute("ROLLBACK TO caller")
-            connection.execute("RELEASE caller")
-            return None, error
-        connection.execute("RELEASE caller")
-        return result, None
+            self._check_identity(process)
+            if connection is None:
+                connection = process.writer = self._open(create=False)
+                connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+                connection.execute(f"PRAGMA wal_autocheckpoint = {FALLBACK_PAGES}")
+            before = connection.total_changes
+            outcomes = run_batch(connection, works, self._begin)
+        except BaseException as error:
+            self._abandon(process)
+            if isinstance(error, sqlite3.Error):
+                raise self._unavailable(error) from error
+            raise
+        try:
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._abandon(process)
+            warning("metadata_commit_failed", path=self.path, error=error, callers=len(works))
+            raise OutcomeUnknown(f"the commit to {self.path} failed: {error}") from error
+        process.checkpointer.wrote(connection.total_changes - before)
+        return outcomes
 
     def _abandon(self, process: _Process) -> None:
         """Drop the writer: closing rolls back, and a new connection has no doubtful state."""

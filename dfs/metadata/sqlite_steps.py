@@ -1,10 +1,11 @@
-"""The steps of a transaction in SQL. Each raises StepsRefused when its condition does not hold."""
+"""The steps of a transaction in SQL, one by one. Each raises StepsRefused when its condition does not hold."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from dfs.metadata import keys
@@ -24,42 +25,38 @@ from dfs.metadata.contract import (
     Step,
     StepsRefused,
 )
-from dfs.model import ChunkReplica, FileRecord, FileState, Head
-
-FILE_COLUMNS = keys.record_fields(FileRecord)
-HEAD_COLUMNS = keys.record_fields(Head)
-REPLICA_COLUMNS = keys.record_fields(ChunkReplica)
-
-
-def columns(names: Sequence[str]) -> str:
-    """A column list."""
-    return ", ".join(names)
-
-
-def marks(names: Sequence[str]) -> str:
-    """As many placeholders."""
-    return ", ".join("?" * len(names))
-
-
-def values(record: Any, names: Sequence[str]) -> list[Any]:
-    """A record's values in column order."""
-    return [getattr(record, name) for name in names]
-
+from dfs.metadata.sqlite_rows import (
+    FILE_COLUMNS,
+    HEAD_COLUMNS,
+    Row,
+    columns,
+    file_row,
+    head_row,
+    marks,
+    plain,
+    replace_replicas,
+    replace_shorts,
+    replica_row,
+    short_row,
+)
+from dfs.model import FileState
 
 _PUT_FILE = (
-    f"INSERT INTO files ({columns(FILE_COLUMNS)}, gc, gc_key) VALUES ({marks(FILE_COLUMNS)}, ?, ?) "
+    f"INSERT INTO files ({columns(FILE_COLUMNS)}, gc, gc_key) VALUES ({marks(len(FILE_COLUMNS) + 2)}) "
     "ON CONFLICT DO NOTHING"
 )
 _PUT_NEW_HEAD = (
-    f"INSERT INTO heads ({columns(HEAD_COLUMNS)}) VALUES ({marks(HEAD_COLUMNS)}) ON CONFLICT DO NOTHING"
+    f"INSERT INTO heads ({columns(HEAD_COLUMNS)}) VALUES ({marks(len(HEAD_COLUMNS))}) ON CONFLICT DO NOTHING"
 )
 _CHANGE_HEAD = (
-    f"UPDATE heads SET ({columns(HEAD_COLUMNS[2:])}) = ({marks(HEAD_COLUMNS[2:])}) "
+    f"UPDATE heads SET ({columns(HEAD_COLUMNS[2:])}) = ({marks(len(HEAD_COLUMNS) - 2)}) "
     "WHERE bucket = ? AND path = ? AND file_id = ? AND version = ?"
 )
-_PUT_REPLICA = (
-    f"INSERT OR REPLACE INTO replicas ({columns(REPLICA_COLUMNS)}) VALUES ({marks(REPLICA_COLUMNS)})"
-)
+_REMOVE_HEAD = "DELETE FROM heads WHERE bucket = ? AND path = ? AND file_id = ? AND version = ?"
+_REMOVE_REPLICA = "DELETE FROM replicas WHERE file_id = ? AND chunk_index = ? AND node_id = ?"
+_CHECK_REPLICA = "SELECT 1 FROM replicas WHERE file_id = ? AND chunk_index = ? AND node_id = ?"
+_REMOVE_SHORT = "DELETE FROM shorts WHERE file_id = ? AND chunk_index = ?"
+_PUT_OPERATION = "INSERT INTO operations VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 
 def _require(changed: bool, what: str) -> None:
@@ -67,105 +64,103 @@ def _require(changed: bool, what: str) -> None:
         raise StepsRefused(what)
 
 
-def _states(states: frozenset[FileState]) -> tuple[str, list[str]]:
-    names = sorted(states)
-    return f"state IN ({marks(names)})", [*names]
+def not_as_expected(file_id: str) -> str:
+    """Why a step on a file record is refused."""
+    return f"file {file_id} is not as expected"
+
+
+def other_head(path: str) -> str:
+    """Why a step on a head is refused."""
+    return f"path {path!r} shows another file than the one seen"
+
+
+@lru_cache(maxsize=64)
+def _states(states: frozenset[FileState]) -> tuple[str, tuple[str, ...]]:
+    names = tuple(sorted(state.value for state in states))
+    return f"state IN ({marks(len(names))})", names
+
+
+@lru_cache(maxsize=256)
+def _assignments(names: tuple[str, ...]) -> str:
+    return f"UPDATE files SET {', '.join(f'{name} = ?' for name in names)} WHERE file_id = ?"
+
+
+def file_update(step: ChangeFile) -> tuple[str, Row]:
+    """The UPDATE of a ChangeFile, its parameters; no condition but the id."""
+    place = keys.change_place(step)
+    names, values = tuple(step.changes), tuple(map(plain, step.changes.values()))
+    if place is None or isinstance(place, tuple):
+        names, values = (*names, "gc", "gc_key"), (*values, *(place or (None, None)))
+    return _assignments(names), (*values, step.file_id)
 
 
 def _put_file(db: sqlite3.Connection, step: PutFile) -> None:
-    record = step.record
-    place = keys.file_place(
-        record.state, record.file_id, record.bucket, record.path, record.version, record.touched_at
-    )
-    cursor = db.execute(_PUT_FILE, [*values(record, FILE_COLUMNS), *(place or (None, None))])
-    _require(cursor.rowcount == 1, f"file {record.file_id} exists")
+    cursor = db.execute(_PUT_FILE, file_row(step.record))
+    _require(cursor.rowcount == 1, f"file {step.record.file_id} exists")
 
 
 def _change_file(db: sqlite3.Connection, step: ChangeFile) -> None:
-    changes = dict(step.changes)
-    place = keys.change_place(step)
-    if place is None or isinstance(place, tuple):
-        changes["gc"], changes["gc_key"] = place or (None, None)
-    where, parameters = _states(step.states)
+    text, values = file_update(step)
+    where, names = _states(step.states)
+    text, values = f"{text} AND {where}", (*values, *names)
     for name in ("version", "touched_at"):
         wanted = getattr(step, name)
         if wanted is not None:
-            where += f" AND {name} = ?"
-            parameters.append(wanted)
-    assignments = ", ".join(f"{name} = ?" for name in changes)
-    cursor = db.execute(
-        f"UPDATE files SET {assignments} WHERE file_id = ? AND {where}",
-        [*changes.values(), step.file_id, *parameters],
-    )
-    _require(cursor.rowcount == 1, f"file {step.file_id} is not as expected")
+            text, values = f"{text} AND {name} = ?", (*values, wanted)
+    _require(db.execute(text, values).rowcount == 1, not_as_expected(step.file_id))
 
 
 def _check_file(db: sqlite3.Connection, step: CheckFile) -> None:
-    where, parameters = _states(step.states)
-    rows = db.execute(
-        f"SELECT 1 FROM files WHERE file_id = ? AND {where}", [step.file_id, *parameters]
-    ).fetchall()
-    _require(bool(rows), f"file {step.file_id} is not as expected")
+    where, names = _states(step.states)
+    rows = db.execute(f"SELECT 1 FROM files WHERE file_id = ? AND {where}", (step.file_id, *names)).fetchall()
+    _require(bool(rows), not_as_expected(step.file_id))
 
 
 def _remove_file(db: sqlite3.Connection, step: RemoveFile) -> None:
-    where, parameters = _states(step.states)
-    cursor = db.execute(f"DELETE FROM files WHERE file_id = ? AND {where}", [step.file_id, *parameters])
-    _require(cursor.rowcount == 1, f"file {step.file_id} is not as expected")
+    where, names = _states(step.states)
+    cursor = db.execute(f"DELETE FROM files WHERE file_id = ? AND {where}", (step.file_id, *names))
+    _require(cursor.rowcount == 1, not_as_expected(step.file_id))
 
 
 def _put_head(db: sqlite3.Connection, step: PutHead) -> None:
-    head, seen = values(step.head, HEAD_COLUMNS), step.seen
+    head, seen = head_row(step.head), step.seen
     if seen is None:
         cursor = db.execute(_PUT_NEW_HEAD, head)
     else:
-        cursor = db.execute(_CHANGE_HEAD, [*head[2:], *head[:2], seen.file_id, seen.version])
-    _require(cursor.rowcount == 1, f"path {step.head.path!r} shows another file than the one seen")
+        cursor = db.execute(_CHANGE_HEAD, (*head[2:], *head[:2], seen.file_id, seen.version))
+    _require(cursor.rowcount == 1, other_head(step.head.path))
 
 
 def _remove_head(db: sqlite3.Connection, step: RemoveHead) -> None:
     seen = step.seen
-    cursor = db.execute(
-        "DELETE FROM heads WHERE bucket = ? AND path = ? AND file_id = ? AND version = ?",
-        (seen.bucket, seen.path, seen.file_id, seen.version),
-    )
-    _require(cursor.rowcount == 1, f"path {seen.path!r} shows another file than the one seen")
+    cursor = db.execute(_REMOVE_HEAD, (seen.bucket, seen.path, seen.file_id, seen.version))
+    _require(cursor.rowcount == 1, other_head(seen.path))
 
 
 def _put_replica(db: sqlite3.Connection, step: PutReplica) -> None:
-    db.execute(_PUT_REPLICA, values(step.replica, REPLICA_COLUMNS))
+    replace_replicas(db, (replica_row(step.replica),))
 
 
 def _remove_replica(db: sqlite3.Connection, step: RemoveReplica) -> None:
-    db.execute(
-        "DELETE FROM replicas WHERE file_id = ? AND chunk_index = ? AND node_id = ?",
-        (step.file_id, step.chunk_index, step.node_id),
-    )
+    db.execute(_REMOVE_REPLICA, (step.file_id, step.chunk_index, step.node_id))
 
 
 def _check_replica(db: sqlite3.Connection, step: CheckReplica) -> None:
-    rows = db.execute(
-        "SELECT 1 FROM replicas WHERE file_id = ? AND chunk_index = ? AND node_id = ?",
-        (step.file_id, step.chunk_index, step.node_id),
-    ).fetchall()
+    rows = db.execute(_CHECK_REPLICA, (step.file_id, step.chunk_index, step.node_id)).fetchall()
     _require(bool(rows), f"chunk {step.chunk_index} of {step.file_id} has no row for {step.node_id}")
 
 
 def _put_short(db: sqlite3.Connection, step: PutShort) -> None:
-    place = keys.short_place(step.file_id, step.chunk_index, step.at)
-    db.execute("INSERT OR REPLACE INTO shorts VALUES (?, ?, ?, ?)", (step.file_id, step.chunk_index, *place))
+    replace_shorts(db, (short_row(step),))
 
 
 def _remove_short(db: sqlite3.Connection, step: RemoveShort) -> None:
-    db.execute("DELETE FROM shorts WHERE file_id = ? AND chunk_index = ?", (step.file_id, step.chunk_index))
+    db.execute(_REMOVE_SHORT, (step.file_id, step.chunk_index))
 
 
 def _put_operation(db: sqlite3.Connection, step: PutOperation) -> None:
     place = keys.operation_place(step.op_id, step.at)
-    cursor = db.execute(
-        "INSERT INTO operations VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (step.op_id, json.dumps(step.result), *place),
-    )
+    cursor = db.execute(_PUT_OPERATION, (step.op_id, json.dumps(step.result), *place))
     _require(cursor.rowcount == 1, f"operation {step.op_id} is done already")
 
 

@@ -91,20 +91,19 @@ def commit_file(
                 done = _settled(store, record, stored)
                 if done is not None:
                     return done
-            seen = store.get_head(record.bucket, record.path)
-            if seen is not None and seen.file_id == record.file_id:
+            try:
+                plan = _CommitPlan(record, stored, condition, now_ms, [*map(PutReplica, replicas), *short])
+                if tries.send_on(record.bucket, record.path, plan):
+                    return plan.committed()
+            except _Shown:
                 creating = False  # An earlier attempt was applied: its record tells.
                 continue
-            if not condition.holds(seen):
-                refusal = failed(seen)
+            except _Excluded as excluded:
+                refusal = failed(excluded.seen)
                 if _fence(store, tries, record, stored, now_ms, refusal):
-                    raise refusal
+                    raise refusal from None
                 creating = False
                 continue
-            head, steps = _commit_steps(record, stored, seen, now_ms)
-            steps += [*map(PutReplica, replicas), *short]
-            if tries.send(steps):
-                return Committed(head, seen, repeated=False)
             creating = creating and store.get_file(record.file_id) is None
     raise AssertionError("unreachable")
 
@@ -205,6 +204,56 @@ def _fence(
     if stored is not None:
         return _touch(tries, stored, now_ms)
     return discard_upload(store, record, now_ms, reason=refusal.message)
+
+
+class _Shown(Exception):
+    """The path shows the very file that is being committed."""
+
+
+class _Excluded(Exception):
+    """The commit's condition does not hold of the path's head, `seen`."""
+
+    def __init__(self, seen: Head | None) -> None:
+        super().__init__()
+        self.seen = seen
+
+
+class _CommitPlan:
+    """From the path's head to the steps of a commit (a `build` of `transact_on`), remembering the last.
+
+    Raises _Shown or _Excluded instead of steps. `more` are the rows of a file created by the commit.
+    """
+
+    def __init__(
+        self,
+        record: FileRecord,
+        stored: FileRecord | None,
+        condition: Precondition,
+        now_ms: int,
+        more: Sequence[Step],
+    ) -> None:
+        self._record = record
+        self._stored = stored
+        self._condition = condition
+        self._now_ms = now_ms
+        self._more = more
+        self._planned: tuple[Head, Head | None] | None = None
+
+    def __call__(self, seen: Head | None) -> list[Step]:
+        if seen is not None and seen.file_id == self._record.file_id:
+            raise _Shown
+        if not self._condition.holds(seen):
+            raise _Excluded(seen)
+        head, steps = _commit_steps(self._record, self._stored, seen, self._now_ms)
+        self._planned = head, seen
+        return [*steps, *self._more]
+
+    def committed(self) -> Committed:
+        """The outcome, once the steps returned last were applied."""
+        if self._planned is None:
+            raise AssertionError("nothing was planned")
+        head, replaced = self._planned
+        return Committed(head, replaced, repeated=False)
 
 
 def _commit_steps(

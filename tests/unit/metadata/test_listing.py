@@ -24,17 +24,20 @@ class Shelf:
     def __init__(self, paths: Any) -> None:
         self.heads = [head_of(a_record(path)) for path in sorted(set(paths))]
         self.queries = 0
+        self.read = 0
 
     def scan_heads(
         self, bucket: str, *, start: str, inclusive: bool, end: str | None, limit: int
     ) -> list[Head]:
         self.queries += 1
         assert limit >= 1
-        return [
+        found = [
             head
             for head in self.heads
             if (head.path > start or (inclusive and head.path == start)) and (end is None or head.path < end)
         ][:limit]
+        self.read += len(found)
+        return found
 
 
 def whole(store: Any, **options: Any) -> tuple[list[str], list[str], int]:
@@ -166,3 +169,18 @@ def test_the_longest_paths_fit_a_cursor() -> None:
 def test_bad_limits_are_bad_requests(limit: int) -> None:
     with pytest.raises(BadRequest, match="limit"):
         list_page(Shelf([]), "default", limit=limit)  # type: ignore[arg-type]
+
+
+def test_little_is_read_of_what_lies_below_common_prefixes() -> None:
+    shelf = Shelf([f"d{top:02d}/{number:03d}" for top in range(40) for number in range(200)])
+    assert len(whole(shelf, delimiter="/")[1]) == 40
+    assert shelf.queries <= 42 and shelf.read <= 40 * 8 + 100
+
+
+def test_few_queries_are_made_where_little_lies_below_common_prefixes() -> None:
+    shelf = Shelf([f"d{top:03d}/{number}" for top in range(500) for number in range(2)])
+    assert len(whole(shelf, delimiter="/")[1]) == 500
+    assert shelf.queries <= 20
+    shelf = Shelf([f"f{number:04d}" for number in range(900)])
+    assert len(whole(shelf, delimiter="/")[0]) == 900
+    assert shelf.queries <= 5

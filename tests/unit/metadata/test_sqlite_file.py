@@ -7,7 +7,6 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from dfs import METADATA_FORMAT
 from dfs.errors import StartError, Unavailable
 from dfs.metadata.contract import OutcomeUnknown, PutFile
 from dfs.metadata.sqlite import SqliteStore
-from dfs.metadata.sqlite_file import MAX_BATCH, SqliteFile
+from dfs.metadata.sqlite_file import MAX_BATCH, TURNS_SUFFIX, SqliteFile
 from dfs.model import Bucket
 from tests.support.fakes.chaos_sqlite import Faults
 from tests.support.metadata_records import NOW, a_node, a_record, put
@@ -219,6 +218,40 @@ def test_a_store_made_before_a_fork_works_on_both_sides(path: str) -> None:
     store.close()
 
 
+def test_the_threads_of_a_child_share_what_the_first_of_them_makes(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(path)
+    put(store, "p")
+    file = store._file
+    turns = file._here().turns
+    assert turns is not None
+    forget, forgotten, entered = turns.forget, [], threading.Barrier(4)
+
+    def count() -> None:
+        forgotten.append(None)
+        forget()
+
+    monkeypatch.setattr(turns, "forget", count)
+    inherited = file._process
+    inherited.pid = -1  # as a fork leaves it
+
+    def enter(_: int) -> object:
+        entered.wait()
+        return file._here()
+
+    with inherited.handover, ThreadPoolExecutor(3) as pool:
+        found = pool.map(enter, range(3))
+        entered.wait()
+        inherited.handover.release()
+        made = list(found)
+        inherited.handover.acquire()
+    assert len(forgotten) == 1
+    assert {id(each) for each in made} == {id(file._process)}
+    put(store, "q")
+    store.close()
+
+
 def test_several_processes_write_the_same_file(path: str) -> None:
     def work() -> None:
         store = SqliteStore(path)
@@ -288,8 +321,7 @@ def test_a_damaged_or_read_only_file_is_unavailable_and_stops_a_start(path: str)
     store = SqliteStore(path)
     put(store, "p")
     store.close()
-    connect = partial(sqlite3.connect, uri=True)
-    file = SqliteFile(path, connect=lambda name, **more: connect(f"file:{name}?mode=ro", **more))
+    file = SqliteFile(path, connect=lambda name, **more: sqlite3.connect(name.replace("=rw", "=ro"), **more))
     read_only = SqliteStore(path, file=file)
     assert read_only.get_head("default", "p") is not None
     with pytest.raises(Unavailable, match="readonly"):
@@ -347,6 +379,29 @@ def test_an_unwritable_file_cannot_be_made(path: str) -> None:
     store, _ = failing(path, *[("begin", "io")])
     with pytest.raises(StartError, match="cannot be written"):
         store.create()
+
+
+def test_without_a_file_to_queue_at_writers_still_write(path: str) -> None:
+    os.mkdir(path + TURNS_SUFFIX)  # cannot be opened as a file
+    store = SqliteStore(path, file=SqliteFile(path, checkpoint_rows=1))
+    put(store, "p")
+    store._file._here().checkpointer.finish(30)
+    put(store, "q")
+    assert store.get_head("default", "q") is not None
+    store.close()
+
+
+def test_a_file_with_the_index_of_before_loses_it(path: str) -> None:
+    with sqlite3.connect(path) as old:
+        old.execute("CREATE INDEX replicas_by_node ON replicas (node_id, file_id, chunk_index)")
+    old.close()
+    store = SqliteStore(path)
+    identity = store.cluster_info()
+    put(store, "p")
+    assert store.create() == identity
+    assert store._file.read("SELECT name FROM sqlite_schema WHERE name = 'replicas_by_node'") == []
+    assert len(store.node_chunks("n1")) == 1
+    store.close()
 
 
 def test_a_batch_is_bounded(path: str) -> None:
