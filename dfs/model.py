@@ -17,6 +17,7 @@ DEFAULT_BUCKET = "default"
 UPLOADS_BUCKET = "uploads"
 MAX_PATH_BYTES = 1024
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FILE_ID = re.compile(
     r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}\Z"
 )
@@ -208,7 +209,7 @@ def check_path(path: str) -> str:
         raise BadPath("a path must be valid UTF-8") from None
     if not 1 <= size <= MAX_PATH_BYTES:
         raise BadPath(f"a path has 1 to {MAX_PATH_BYTES} bytes, this one has {size}")
-    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in path):
+    if _CONTROL.search(path):
         raise BadPath("a path has no control characters")
     for segment in path.split("/"):
         if segment in ("", ".", ".."):

@@ -38,20 +38,20 @@ def etag_header(head: Head) -> tuple[str, str]:
     return ("ETag", etag(head.file_id))
 
 
-def file_headers(head: Head) -> list[tuple[str, str]]:
+def file_headers(file_id: str, modified: int, sha256: str | None) -> list[tuple[str, str]]:
     """Headers of every answer that shows the file or says that it has not changed.
 
     What people stored is never interpreted in this origin's name: no sniffing, no scripts.
     """
     headers = [
-        etag_header(head),
-        ("Last-Modified", http_date(head.modified)),
+        ("ETag", etag(file_id)),
+        ("Last-Modified", http_date(modified)),
         ("Accept-Ranges", "bytes"),
         ("X-Content-Type-Options", "nosniff"),
         ("Content-Security-Policy", "sandbox"),
     ]
-    if head.sha256 is not None:
-        headers.append(("X-File-SHA256", head.sha256))
+    if sha256 is not None:
+        headers.append(("X-File-SHA256", sha256))
     return headers
 
 

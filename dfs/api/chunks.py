@@ -6,12 +6,12 @@ the file is not being deleted.
 
 from __future__ import annotations
 
-import hashlib
-
+from dfs.api.intake import Intake, take_in
 from dfs.api.memory import reserve
 from dfs.api.requests import chunk_index_of, file_id_of
 from dfs.api.rows import add_rows
 from dfs.api.service import Service
+from dfs.cluster.chunkcache import LARGEST
 from dfs.errors import BadIndex, ChecksumMismatch, ChunkConflict, LengthMismatch, NoReplica, NotFound
 from dfs.metadata.contract import PutShort
 from dfs.model import chunk_length, is_node_id, parse_sha256
@@ -36,23 +36,28 @@ def upload_chunk(service: Service, request: Request) -> Response:
         raise LengthMismatch(f"chunk {index} has {length} bytes, not {request.body.length}")
     service.replicator.check_nodes()
     with reserve(service.buffers, length) as buffer:
-        checksum = _receive(request, buffer.view, index)
+        taken = _receive(request, buffer.view, index)
+        checksum = taken.sha256.hexdigest()
         if declared is not None and declared != checksum:
             raise ChecksumMismatch(f"the chunk received has SHA-256 {checksum}, not the X-Chunk-Checksum declared")
         _compare_rows(service, file_id, index, checksum)
         now = service.now()
+        data = bytes(buffer.view) if length <= LARGEST else buffer.view
         written = service.replicator.write(
             file_id,
             index,
-            buffer.view,
+            data,
             checksum=checksum,
             chunk_size=shape.chunk_size,
             file_size=shape.size,
             now_ms=now,
             prefer=hint,
+            piece_crcs=taken.piece_crcs,
         )
     short = [PutShort(file_id, index, now)] if written.short else []
     add_rows(service.store, file_id, written.replicas, short)
+    if isinstance(data, bytes):
+        service.source.remember(file_id, index, checksum, data)
     if written.pending is not None:
         written.pending()
     return Response.text(201, f"Chunk {index} stored on node {written.replicas[0].node_id}")
@@ -63,19 +68,14 @@ def _hint(request: Request) -> str | None:
     return hint if hint is not None and is_node_id(hint) else None
 
 
-def _receive(request: Request, view: memoryview, index: int) -> str:
-    """Read exactly the chunk; returns its checksum. A body that is shorter or longer stores nothing."""
-    digest = hashlib.sha256()
-    filled = 0
-    while filled < len(view):
-        count = request.body.readinto(view[filled:])
-        if not count:
-            raise LengthMismatch(f"chunk {index} has {len(view)} bytes, not {filled}")
-        digest.update(view[filled : filled + count])
-        filled += count
+def _receive(request: Request, view: memoryview, index: int) -> Intake:
+    """Read exactly the chunk. A body that is shorter or longer stores nothing."""
+    taken = take_in(request.body, view)
+    if taken.length < len(view):
+        raise LengthMismatch(f"chunk {index} has {len(view)} bytes, not {taken.length}")
     if request.body.length is None and request.body.read(1):
         raise LengthMismatch(f"chunk {index} has {len(view)} bytes, not more")
-    return digest.hexdigest()
+    return taken
 
 
 def _compare_rows(service: Service, file_id: str, index: int, checksum: str) -> None:
@@ -102,7 +102,7 @@ def download_chunk(service: Service, request: Request) -> Response:
     if not pieces.length:
         pieces.close()
         raise BadIndex(f"chunk_index {index}: the file is empty and has no chunks")
-    return Response(200, _HEADERS, pieces, pieces.length)
+    return Response(200, _HEADERS, pieces if pieces.whole is None else pieces.whole, pieces.length)
 
 
 def _explain(service: Service, file_id: str, index: int) -> None:

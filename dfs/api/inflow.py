@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from dfs.api.memory import reserve
+from dfs.api.memory import Turn
 from dfs.cluster.replicate import Written
 from dfs.wire.buffers import Buffer, BufferPool
 
 MOST_IN_FLIGHT = 16
-BYTES_IN_FLIGHT = 8 << 20
+BYTES_IN_FLIGHT = 16 << 20
 
 
 class Inflow:
@@ -19,13 +19,15 @@ class Inflow:
 
     The first reservation may wait; every further one is taken only if it is free at once, else a
     buffer of this upload is used again. So no upload ever waits for memory while it holds some, and
-    none can block another for ever. `done` is told what each write came to, in the order in which
-    they began.
+    none can block another for ever. While others wait for memory an upload keeps one buffer, and
+    queues behind them when its turn is over. `done` is told what each write came to, in the order in
+    which they began.
     """
 
     def __init__(self, pool: BufferPool, size: int, done: Callable[[Written], None]) -> None:
         self._pool = pool
         self._size = size
+        self._turn = Turn(pool, size)
         self._done = done
         self._depth = max(2, min(MOST_IN_FLIGHT, BYTES_IN_FLIGHT // size))
         self._running: deque[tuple[Future[Written], Buffer]] = deque()
@@ -35,10 +37,12 @@ class Inflow:
         """A buffer to fill: hand it to `start` or `give_back`. Raises Busy, and what a write raised."""
         while self._running and self._running[0][0].done():
             self._finish_oldest()
+        if self._pool.waiting:
+            self._stand_back()
         while len(self._spare) > 1:
             self._spare.pop().release()
         if not self._spare and not self._running:
-            return reserve(self._pool, self._size)
+            return self._turn.reserve()
         if not self._spare and len(self._running) < self._depth:
             more = self._pool.try_acquire(self._size)
             if more is not None:
@@ -71,6 +75,14 @@ class Inflow:
             buffer.release()
         self._running.clear()
         while self._spare:
+            self._spare.pop().release()
+
+    def _stand_back(self) -> None:
+        while self._running:
+            self._finish_oldest()
+            while len(self._spare) > 1:
+                self._spare.pop().release()
+        if self._spare and self._turn.over():
             self._spare.pop().release()
 
     def _finish_oldest(self) -> None:

@@ -13,13 +13,15 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from dfs import logs
 from dfs.api.inflow import Inflow
+from dfs.api.intake import Hash, Intake, take_in
 from dfs.api.rows import add_rows
 from dfs.api.service import Service
 from dfs.api.tally import count_copies
+from dfs.cluster.chunkcache import LARGEST
 from dfs.cluster.replicate import Written, may_hold
 from dfs.errors import (
     Busy,
@@ -47,7 +49,6 @@ from dfs.model import ChunkReplica, FileRecord
 from dfs.wire.body import Body
 from dfs.wire.buffers import Buffer
 
-READ = 256 * 1024
 TOUCH_EVERY_MS = 600_000
 ROWS_AT_ONCE = 500
 
@@ -61,12 +62,6 @@ _REFUSED = (
     TooManyChunks,
 )
 """Refusals that the same request would meet again: nobody will come back for what was stored."""
-
-
-class Hash(Protocol):
-    """What `hashlib` makes."""
-
-    def update(self, data: memoryview, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +100,7 @@ class FileWriter:
         self._short: list[PutShort] = []
         self._late: list[Callable[[], None]] = []
         self._fewest: int | None = None
+        self._whole: bytes | None = None
         self.first_nodes: tuple[str, ...] | None = None
         """The nodes that hold chunk 0, once they do: they get the notes about the file."""
 
@@ -123,25 +119,25 @@ class FileWriter:
     def receive(self, body: Body) -> Content:
         """Store everything in `body`; when this returns it is durable, and not yet visible."""
         chunk_size = self._record.chunk_size
-        file_hash = hashlib.sha256()
+        file_hash: Hash = hashlib.sha256()
         total = index = 0
         while True:
             buffer = self._inflow.buffer()
             try:
                 room = chunk_size if self._length is None else min(chunk_size, self._length - total)
-                chunk_hash = hashlib.sha256()
-                length = _fill(body, buffer.view[:room], chunk_hash, file_hash if index else None)
+                taken = take_in(body, buffer.view[:room], file_hash if index else None)
+                length = taken.length
                 if length:
                     self._check_count(index)
             except BaseException:
                 buffer.release()
                 raise
             if index == 0:
-                file_hash = chunk_hash.copy()
+                file_hash = taken.sha256.copy()
             total += length
             ended = length < chunk_size or total == self._length
             if length or index == 0:
-                self._send(index, buffer, length, chunk_hash.hexdigest(), alone=ended and index == 0)
+                self._send(index, buffer, taken, alone=ended and index == 0)
                 index += 1
             else:
                 self._inflow.give_back(buffer)
@@ -158,13 +154,16 @@ class FileWriter:
                 "send X-Chunk-Size with a larger one"
             )
 
-    def _send(self, index: int, buffer: Buffer, length: int, checksum: str, *, alone: bool) -> None:
+    def _send(self, index: int, buffer: Buffer, taken: Intake, *, alone: bool) -> None:
+        data = buffer.view[: taken.length]
         if alone:
             # Nothing else is coming in meanwhile: done in this thread.
             self._inflow.give_back(buffer)
             self._stored = True
+            if taken.length <= LARGEST:
+                self._whole = bytes(data)
             try:
-                written = self._replicate(index, buffer.view[:length], checksum)
+                written = self._replicate(index, data if self._whole is None else self._whole, taken)
             except DfsError as error:
                 self._stored = bool(may_hold(error))
                 raise
@@ -173,21 +172,22 @@ class FileWriter:
         try:
             self._begin_or_touch()
             self._stored = True
-            future = self._service.chunk_calls.submit(self._replicate, index, buffer.view[:length], checksum)
+            future = self._service.chunk_calls.submit(self._replicate, index, data, taken)
         except BaseException:
             buffer.release()
             raise
         self._inflow.start(buffer, future)
 
-    def _replicate(self, index: int, data: memoryview, checksum: str) -> Written:
+    def _replicate(self, index: int, data: bytes | memoryview, taken: Intake) -> Written:
         return self._service.replicator.write(
             self._record.file_id,
             index,
             data,
-            checksum=checksum,
+            checksum=taken.sha256.hexdigest(),
             chunk_size=self._record.chunk_size,
             file_size=self._length,
             now_ms=self._service.now(),
+            piece_crcs=taken.piece_crcs,
         )
 
     def _take(self, written: Written) -> None:
@@ -241,6 +241,8 @@ class FileWriter:
             committed = commit_file(
                 store, final, condition, self._service.now(), replicas=self._rows, short=self._short
             )
+            if self._whole and self._rows:
+                self._service.source.remember(final.file_id, 0, self._rows[0].checksum, self._whole)
             self._follow()
             return committed
         self._flush_rows()
@@ -273,17 +275,3 @@ class FileWriter:
                 begin_upload(store, self._record)
         except (DfsError, OutcomeUnknown) as failure:
             logs.warning("upload.not_given_up", file_id=self._record.file_id, cause=error, error=failure)
-
-
-def _fill(body: Body, view: memoryview, *hashes: Hash | None) -> int:
-    """Read until `view` is full or the body ends; every byte goes once into each hash."""
-    filled = 0
-    while filled < len(view):
-        count = body.readinto(view[filled : filled + READ])
-        if not count:
-            break
-        for each in hashes:
-            if each is not None:
-                each.update(view[filled : filled + count])
-        filled += count
-    return filled

@@ -9,12 +9,11 @@ calls already wait on the node.
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from dfs import errors
+from dfs.chunkbatch import NewChunk, encode_batch
 from dfs.cluster.nodeanswers import (
     InventoryEntry,
     InventoryPage,
@@ -25,10 +24,12 @@ from dfs.cluster.nodeanswers import (
     opened,
     read_up_to,
     refusal,
+    stored_many,
     text,
 )
+from dfs.cluster.slots import Slot, Slots
 from dfs.model import NodeInfo
-from dfs.wire.client import ClientResponse, ConnectFailed, TransportError
+from dfs.wire.client import BegunRequest, ClientResponse, ConnectFailed, TransportError
 from dfs.wire.deadline import Deadline
 
 __all__ = ["InventoryPage", "NodeCalls", "NodeFailed", "OpenChunk", "Verified"]
@@ -45,6 +46,8 @@ MAX_NOTES = 1000
 
 _JSON_BYTES = 16 * 1024 * 1024
 _PROBE_SECONDS = 1.5
+_BINARY = (("Content-Type", "application/octet-stream"),)
+_JSON = (("Content-Type", "application/json"),)
 
 
 class Transport(Protocol):
@@ -66,6 +69,18 @@ class Transport(Protocol):
     ) -> ClientResponse:
         """See HttpClient.request."""
 
+    def begin(
+        self,
+        host: str,
+        port: int,
+        target: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        deadline: Deadline,
+        stall: float,
+    ) -> BegunRequest | None:
+        """See HttpClient.begin."""
+
 
 class NodeCalls:
     """The calls. Thread-safe. `stall` (s) is how long a node may make no progress at all."""
@@ -75,8 +90,7 @@ class NodeCalls:
         self._cluster_id = cluster_id
         self._stall = stall
         self._waiting = waiting
-        self._slots: dict[str, threading.Semaphore] = {}
-        self._failures: dict[str, int] = {}
+        self._slots: dict[str, Slots] = {}
 
     # --- calls ---
 
@@ -92,8 +106,10 @@ class NodeCalls:
         file_size: int | None,
         replica_type: str,
         deadline: Deadline,
+        piece_crcs: Sequence[int] = (),
     ) -> None:
-        """Store a chunk; durable on the node's disk when this returns.
+        """Store a chunk; durable on the node's disk when this returns. With `piece_crcs`, one for
+        each PIECE of it, the node checks by these what it receives and takes `checksum` as it is.
 
         Raises ChecksumMismatch, ChunkConflict, Gone, NodeFull, StoreReadOnly, WrongNode, NodeFailed,
         Busy and whatever else the node answers. `data` is not used after this ends.
@@ -101,6 +117,8 @@ class NodeCalls:
         headers = [("X-Chunk-Checksum", checksum), ("X-Dfs-Chunk-Size", str(chunk_size))]
         if file_size is not None:
             headers.append(("X-Dfs-File-Size", str(file_size)))
+        if piece_crcs:
+            headers.append(("X-Dfs-Piece-Crcs", "".join([f"{crc:08x}" for crc in piece_crcs])))
         with self._slot(node, deadline):
             answer = self._json(
                 node,
@@ -114,28 +132,58 @@ class NodeCalls:
         if said != (node.node_id, checksum, len(data)):
             raise NodeFailed(node.node_id, "it acknowledged something else than was sent", sent=True)
 
+    def store_many(
+        self, node: NodeInfo, chunks: Sequence[NewChunk], *, deadline: Deadline
+    ) -> list[errors.DfsError | None]:
+        """Store chunks of any files (within the bounds of a batch). For each what `store` would have
+        raised, or None: durable on the node's disk.
+
+        Raises WrongNode, NodeFull, StoreReadOnly, NodeFailed, Busy and whatever else the node answers
+        to the call as a whole, and ValueError for chunks that no batch can hold.
+        """
+        body = encode_batch(chunks)
+        with self._slot(node, deadline):
+            answer = self._json(node, "POST", "/store-chunks", deadline, headers=_BINARY, body=body)
+        return stored_many(node, answer, len(chunks))
+
     def open(
         self, node: NodeInfo, file_id: str, chunk_index: int, *, first: int, last: int, deadline: Deadline
     ) -> OpenChunk:
-        """Begin to read pieces `first`..`last` of a chunk.
+        """Begin to read pieces `first`..`last` of a chunk. The node does not check the bytes it sends:
+        the caller compares every piece with its CRC.
 
         Raises NotFound, Gone, CorruptChunk, WrongNode, NodeFailed, Busy. The caller's place among
         the node's waiters is given up when the head of the answer is there: how fast the body is
         taken depends on the reader, and slow readers must not keep others from the node.
         """
         with self._slot(node, deadline):
-            answer = self._send(
-                node,
-                "GET",
-                f"/get-chunk?file_id={file_id}&chunk_index={chunk_index}",
-                deadline,
-                headers=[("X-Dfs-Pieces", f"{first}-{last}")],
-            )
-        try:
-            return opened(node, answer)
-        except BaseException:
-            answer.close()
-            raise
+            target, headers = _get_chunk(file_id, chunk_index, first, last)
+            answer = self._send(node, "GET", target, deadline, headers=headers)
+        return _opened(node, answer)
+
+    def begin_open(
+        self, node: NodeInfo, file_id: str, chunk_index: int, *, first: int, last: int, deadline: Deadline
+    ) -> BegunOpen | None:
+        """As `open`, without waiting for the answer. None when no connection to the node is idle. Takes
+        no place among the node's waiters until somebody waits."""
+        target, headers = _get_chunk(file_id, chunk_index, first, last)
+        begun = self._http.begin(
+            node.address,
+            node.port,
+            target,
+            headers=self._named(node, headers),
+            deadline=deadline,
+            stall=self._stall,
+        )
+        if begun is None:
+            return None
+
+        def wait() -> OpenChunk:
+            with self._slot(node, deadline):
+                answer = self._answered(node, begun.answer)
+            return _opened(node, answer)
+
+        return BegunOpen(begun, wait)
 
     def verify(self, node: NodeInfo, file_id: str, chunk_index: int, *, deadline: Deadline) -> Verified:
         """Have the node re-read a chunk from its disk. Raises NotFound, Gone, CorruptChunk, NodeFailed."""
@@ -159,10 +207,12 @@ class NodeCalls:
             )
         return answer.get("dropped") is True
 
-    def notes(self, node: NodeInfo, notes: Sequence[Mapping[str, Any]], *, deadline: Deadline) -> None:
-        """Leave notes (at most MAX_NOTES) on the node's disk; durable when this returns."""
+    def notes(self, node: NodeInfo, notes: Sequence[bytes], *, deadline: Deadline) -> None:
+        """Leave notes (at most MAX_NOTES, each a JSON object in UTF-8) on the node's disk; durable when
+        this returns."""
+        body = b'{"notes":[' + b",".join(notes) + b"]}"
         with self._slot(node, deadline):
-            answer = self._json(node, "POST", "/notes", deadline, json_body={"notes": list(notes)})
+            answer = self._json(node, "POST", "/notes", deadline, headers=_JSON, body=body)
         number(node, answer, "stored")
 
     def inventory(self, node: NodeInfo, after: int, limit: int, *, deadline: Deadline) -> InventoryPage:
@@ -200,26 +250,11 @@ class NodeCalls:
 
     # --- plumbing ---
 
-    @contextmanager
-    def _slot(self, node: NodeInfo, deadline: Deadline) -> Iterator[None]:
+    def _slot(self, node: NodeInfo, deadline: Deadline) -> Slot:
         slots = self._slots.get(node.node_id)
         if slots is None:
-            slots = self._slots.setdefault(node.node_id, threading.Semaphore(self._waiting))
-        if not slots.acquire(blocking=False):
-            failures = self._failures.get(node.node_id)
-            if not slots.acquire(timeout=deadline.sooner(self._stall)):
-                raise errors.Busy(f"{self._waiting} calls already wait on node {node.node_id}")
-            if self._failures.get(node.node_id) != failures:
-                # Those before us waited in vain; to wait as long again would help nobody.
-                slots.release()
-                raise NodeFailed(node.node_id, "the calls before this one failed", sent=False)
-        try:
-            yield
-        except NodeFailed:
-            self._failures[node.node_id] = self._failures.get(node.node_id, 0) + 1
-            raise
-        finally:
-            slots.release()
+            slots = self._slots.setdefault(node.node_id, Slots(node.node_id, self._waiting))
+        return Slot(slots, deadline, self._stall)
 
     def _json(
         self,
@@ -234,7 +269,7 @@ class NodeCalls:
     ) -> dict[str, Any]:
         if json_body is not None:
             body = json.dumps(json_body, ensure_ascii=False, separators=(",", ":")).encode()
-            headers = [*headers, ("Content-Type", "application/json")]
+            headers = [*headers, *_JSON]
         answer = self._send(node, method, target, deadline, headers=headers, body=body)
         try:
             parsed = json.loads(read_up_to(answer, _JSON_BYTES))
@@ -259,20 +294,29 @@ class NodeCalls:
         body: bytes | memoryview | None = None,
     ) -> ClientResponse:
         """The answer's head when its status is 2xx; else raises the error it stands for."""
-        named = [("X-Dfs-Node", node.node_id), ("X-Dfs-Cluster", self._cluster_id), *headers]
-        try:
-            answer = self._http.request(
+        return self._answered(
+            node,
+            lambda: self._http.request(
                 node.address,
                 node.port,
                 method,
                 target,
-                headers=named,
+                headers=self._named(node, headers),
                 body=body,
                 length=None if body is None else len(body),
                 deadline=deadline,
                 stall=self._stall,
                 repeatable=True,
-            )
+            ),
+        )
+
+    def _named(self, node: NodeInfo, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [("X-Dfs-Node", node.node_id), ("X-Dfs-Cluster", self._cluster_id), *headers]
+
+    @staticmethod
+    def _answered(node: NodeInfo, ask: Callable[[], ClientResponse]) -> ClientResponse:
+        try:
+            answer = ask()
         except ConnectFailed as error:
             raise NodeFailed(node.node_id, str(error), sent=False) from error
         except TransportError as error:
@@ -280,3 +324,34 @@ class NodeCalls:
         if 200 <= answer.status < 300:
             return answer
         raise refusal(node, answer)
+
+
+class BegunOpen:
+    """A chunk that was asked for. Wait for it, once, or close it."""
+
+    __slots__ = ("_begun", "_wait")
+
+    def __init__(self, begun: BegunRequest, wait: Callable[[], OpenChunk]) -> None:
+        self._begun = begun
+        self._wait = wait
+
+    def opened(self) -> OpenChunk:
+        """The chunk; raises like `NodeCalls.open`."""
+        return self._wait()
+
+    def close(self) -> None:
+        """Give it up, unless it was waited for."""
+        self._begun.close()
+
+
+def _get_chunk(file_id: str, chunk_index: int, first: int, last: int) -> tuple[str, list[tuple[str, str]]]:
+    headers = [("X-Dfs-Pieces", f"{first}-{last}"), ("X-Dfs-Verify", "caller")]
+    return f"/get-chunk?file_id={file_id}&chunk_index={chunk_index}", headers
+
+
+def _opened(node: NodeInfo, answer: ClientResponse) -> OpenChunk:
+    try:
+        return opened(node, answer)
+    except BaseException:
+        answer.close()
+        raise

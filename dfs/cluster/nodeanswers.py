@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,8 @@ class OpenChunk:
     `piece_crcs` has one CRC-32 for each piece asked for. Close it when done.
     """
 
+    __slots__ = ("_answer", "checksum", "length", "node_id", "piece_crcs")
+
     def __init__(
         self, node_id: str, checksum: str, length: int, piece_crcs: tuple[int, ...], answer: ClientResponse
     ) -> None:
@@ -70,15 +73,12 @@ class OpenChunk:
 
     def fill(self, view: memoryview) -> None:
         """Read exactly len(view) bytes; raises NodeFailed."""
-        filled = 0
         try:
-            while filled < len(view):
-                count = self._answer.readinto(view[filled:])
-                if count == 0:
-                    raise NodeFailed(self.node_id, "the chunk's bytes ended early", sent=True)
-                filled += count
+            filled = self._answer.readfully(view)
         except TransportError as error:
             raise NodeFailed(self.node_id, str(error), sent=True) from error
+        if filled < len(view):
+            raise NodeFailed(self.node_id, "the chunk's bytes ended early", sent=True)
 
     def close(self) -> None:
         """Give the connection back when everything was read, else close it."""
@@ -112,18 +112,43 @@ def refusal(node: NodeInfo, answer: ClientResponse) -> errors.DfsError:
     return errors.from_answer(answer.status, payload)
 
 
+def stored_many(node: NodeInfo, answer: Mapping[str, Any], count: int) -> list[errors.DfsError | None]:
+    """What became of each chunk of a batch of `count`, by the node's answer; raises NodeFailed."""
+    outcomes: list[errors.DfsError | None] = [None] * count
+    refused = answer.get("errors")
+    if answer.get("node_id") != node.node_id or not isinstance(refused, dict):
+        raise NodeFailed(node.node_id, "its answer is not one to a batch", sent=True)
+    try:
+        for place, said in refused.items():
+            if not place.isdigit():
+                raise ValueError(f"{place!r} is no place in a batch")
+            status, code = int(said["status"]), said["error"]["code"]
+            known = isinstance(code, str) and code in errors.BY_CODE
+            outcomes[int(place)] = (
+                errors.from_answer(status, said)
+                if known
+                else NodeFailed(node.node_id, f"it answered {status} with an unknown error", sent=True)
+            )
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise NodeFailed(node.node_id, f"its answer to a batch cannot be read: {error!r}", sent=True) from error
+    if number(node, answer, "stored") != outcomes.count(None):
+        raise NodeFailed(node.node_id, "it acknowledged another number of chunks than were sent", sent=True)
+    return outcomes
+
+
 def opened(node: NodeInfo, answer: ClientResponse) -> OpenChunk:
     """The chunk that the answer describes, its bytes not read yet; raises NodeFailed."""
-    checksum = (answer.headers.get("X-Chunk-Checksum") or "").lower()
-    crcs = answer.headers.get("X-Dfs-Piece-Crcs") or ""
+    said = {name.lower(): value for name, value in answer.headers}
     try:
-        length = int(answer.headers.get("X-Dfs-Chunk-Length") or "")
-        found = tuple(int(crcs[at : at + 8], 16) for at in range(0, len(crcs), 8))
-    except ValueError as error:
+        checksum = said.get("x-chunk-checksum", "").lower()
+        length = int(said["x-dfs-chunk-length"])
+        crcs = bytes.fromhex(said["x-dfs-piece-crcs"])
+        found = struct.unpack(f">{len(crcs) // 4}I", crcs)
+        if said["x-dfs-node"] == node.node_id:
+            return OpenChunk(node.node_id, checksum, length, found, answer)
+    except (KeyError, ValueError, struct.error) as error:
         raise NodeFailed(node.node_id, "its answer does not describe the chunk", sent=True) from error
-    if answer.headers.get("X-Dfs-Node") != node.node_id or len(crcs) % 8:
-        raise NodeFailed(node.node_id, "its answer does not describe the chunk", sent=True)
-    return OpenChunk(node.node_id, checksum, length, found, answer)
+    raise NodeFailed(node.node_id, "its answer comes from another node", sent=True)
 
 
 def text(node: NodeInfo, answer: Mapping[str, Any], name: str) -> str:

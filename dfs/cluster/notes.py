@@ -7,12 +7,13 @@ missing later, so nothing here is ever in the way of a request.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from dfs import errors, logs
 from dfs.cluster.calls import NodeCalls, NodeFailed
@@ -31,7 +32,14 @@ _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 30.0
 _SENDERS = 4
 
-Note = dict[str, Any]
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Note(NamedTuple):
+    """A note as it is sent: encoded once, however many nodes it goes to."""
+
+    file_id: str
+    encoded: bytes
 
 
 def now_in_ms() -> int:
@@ -39,7 +47,7 @@ def now_in_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def note_of(head: Head, *, op: str, op_id: str | None, state: FileState, at: int) -> Note:
+def note_of(head: Head, *, op: str, op_id: str | None, state: FileState, at: int) -> dict[str, Any]:
     """A note as nodes keep it (docs/format.md, "Notes"). Of two with one version the later one (`at`)
     counts."""
     return {
@@ -152,19 +160,25 @@ class NoteSender:
     def _send(
         self, head: Head, op: str, op_id: str | None, state: FileState, nodes: Sequence[str] | None
     ) -> None:
-        note = note_of(head, op=op, op_id=op_id, state=state, at=self._now_ms())
+        said = note_of(head, op=op, op_id=op_id, state=state, at=self._now_ms())
+        note = Note(head.file_id, _encode(said).encode())
         with self._changed:
+            idle = not self._queued
             if nodes is None:
                 self._unaddressed.append(note)
                 self._queued += 1
             else:
                 self._address(note, nodes)
             self._make_room()
-            self._changed.notify_all()
+            if idle:
+                self._changed.notify_all()
 
     def _address(self, note: Note, nodes: Sequence[str]) -> None:
         for node_id in nodes:
-            self._outboxes.setdefault(node_id, _Outbox()).notes.append(note)
+            box = self._outboxes.get(node_id)
+            if box is None:
+                box = self._outboxes[node_id] = _Outbox()
+            box.notes.append(note)
             self._queued += 1
 
     def _make_room(self) -> None:
@@ -213,7 +227,7 @@ class NoteSender:
                     return
                 note = self._unaddressed.popleft()
             try:
-                nodes = [row.node_id for row in self._store.replicas(note["file_id"], 0, 0)]
+                nodes = [row.node_id for row in self._store.replicas(note.file_id, 0, 0)]
             except errors.DfsError as error:
                 logs.warning("notes.wait", reason=error.message)
                 with self._changed:
@@ -256,7 +270,7 @@ class NoteSender:
             batch = [box.notes.popleft() for _ in range(min(BATCH, len(box.notes)))]
             box.under_way = len(batch)
         try:
-            self._calls.notes(member.info, batch, deadline=Deadline(_CALL_SECONDS))
+            self._calls.notes(member.info, [note.encoded for note in batch], deadline=Deadline(_CALL_SECONDS))
         except errors.BadRequest as error:  # the same notes would be refused again and again
             logs.error("notes.refused", node_id=node_id, count=len(batch), reason=error.message)
         except errors.DfsError as error:

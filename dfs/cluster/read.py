@@ -2,69 +2,55 @@
 
 A replica serves when its SHA-256 is the one in the rows; then each piece is checked against its CRC
 before it is passed on. When a replica fails in the middle, the next goes on with the next piece. A
-reader needs the memory of one piece.
+reader needs the memory of one piece. Small chunks are read whole, and kept for a while.
 """
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 
 from dfs import errors, logs
 from dfs.cluster.calls import PIECE, NodeCalls, NodeFailed, OpenChunk
+from dfs.cluster.chunkcache import LARGEST as SMALL
+from dfs.cluster.chunkcache import ChunkCache
 from dfs.cluster.membership import Membership
+from dfs.cluster.piecestream import PieceStream
+from dfs.cluster.readahead import ReadAhead
 from dfs.cluster.reports import Reports
 from dfs.cluster.rows import ChunkRows, RowReader
 from dfs.metadata.contract import MetadataStore
 from dfs.model import AdminState, FileState, NodeInfo
 from dfs.wire.deadline import Deadline
+from dfs.wire.scratch import ScratchPool
+
+__all__ = ["ChunkSource", "PieceStream"]
 
 MOST_ROWS_KEPT = 60.0
+VERIFY_SECONDS = 60.0
+"""For a node to re-read one chunk."""
+
+IDLE_BUFFERS = 32
+"""Buffers of one piece that are kept for the next readers of large chunks."""
+
 _ANY_PACE = 86_400.0
 """Seconds for one chunk: how fast it is taken is up to the reader; a node that stalls is noticed."""
 
 _SLOW_READER = 2.0
 
 
-class PieceStream(Iterator[memoryview]):
-    """Verified bytes in order. Each view is valid until the next is asked for. Close it when done.
-
-    The first piece has been read and verified when the stream is returned, so that what is wrong
-    before the first byte is raised where the stream is made.
-
-    `length` is the number of bytes to come; `checksum` that of the whole chunk, for a single chunk.
-    """
-
-    def __init__(
-        self, pieces: Generator[memoryview, None, None], length: int, checksum: str | None = None
-    ) -> None:
-        self.length = length
-        self.checksum = checksum
-        self._pieces = pieces
-        self._first = next(pieces, None)
-
-    def __iter__(self) -> Iterator[memoryview]:
-        return self
-
-    def __next__(self) -> memoryview:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Let go of the connection; harmless to repeat."""
-        self._first = None
-        self._pieces.close()
+class BadPiece(errors.CorruptChunk):
+    """A piece arrived that does not have the CRC of the record it comes from."""
 
 
 class ChunkSource:
     """Verified reads. Thread-safe.
 
     `keep_rows` (s) is how long replica rows may be remembered; less than the time between the
-    deletion of a file and the erasure of its bytes. `on_bad(file_id, chunk_index)` is told, not too
-    often, of chunks with a bad or missing replica (`records.mark_short`).
+    deletion of a file and the erasure of its bytes. `cache_bytes` is memory for small chunks, kept for
+    as long. `on_bad(file_id, chunk_index)` is told, not too often, of chunks with a bad or missing
+    replica (`records.mark_short`).
     """
 
     def __init__(
@@ -75,24 +61,50 @@ class ChunkSource:
         *,
         keep_rows: float,
         on_bad: Callable[[str, int], None],
+        cache_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._membership = membership
         self._calls = calls
         self._store = store
         self._rows = RowReader(store, min(keep_rows, MOST_ROWS_KEPT), clock=clock)
-        self._reports = Reports(on_bad, clock=clock)
+        self._cache = ChunkCache(cache_bytes if keep_rows > 0 else 0, clock=clock)
+        self._scratch = ScratchPool(PIECE, IDLE_BUFFERS)
+        self._reports = Reports(on_bad, self._verify_copy, clock=clock)
         self._clock = clock
 
+    def close(self) -> None:
+        """End background work."""
+        self._reports.close()
+
+    def remember(
+        self, file_id: str, chunk_index: int, checksum: str, data: bytes | bytearray | memoryview
+    ) -> None:
+        """Keep a chunk that was just written, once its rows are committed: it is often read soon."""
+        self._cache.put(file_id, chunk_index, checksum, data, self._rows.keep_until())
+
     def stream(
-        self, file_id: str, size: int, chunk_size: int, first_byte: int = 0, last_byte: int | None = None
+        self,
+        file_id: str,
+        size: int,
+        chunk_size: int,
+        first_byte: int = 0,
+        last_byte: int | None = None,
+        *,
+        checksum: str | None = None,
     ) -> PieceStream:
         """Bytes first_byte..last_byte (None: to the end) of a file, over all its chunks.
 
-        Raises NotFound when the file is being erased, NoReplica naming the chunk that no node can
-        serve, CorruptChunk when its rows contradict each other; also from within the stream.
+        `checksum` is the file's SHA-256, where it is known. Raises NotFound when the file is being
+        erased, NoReplica naming the chunk that no node can serve, CorruptChunk when its rows contradict
+        each other; also from within the stream.
         """
         last_byte = size - 1 if last_byte is None else last_byte
+        if 0 < size <= SMALL and size <= chunk_size:
+            data = self._small(file_id, 0, size, checksum)
+            if last_byte - first_byte + 1 != size:
+                data = data[first_byte : last_byte + 1]
+            return PieceStream.of(data)
         pieces = self._range(file_id, size, chunk_size, first_byte, last_byte)
         return PieceStream(pieces, last_byte - first_byte + 1)
 
@@ -110,33 +122,81 @@ class ChunkSource:
 
         `prefer` names the node to ask first; if it has the chunk, one row is all that is looked up.
         """
+        cached = self._cache.get(file_id, chunk_index)
+        if cached is not None:
+            last_byte = _last_of(chunk_index, first_byte, last_byte, len(cached.data))
+            return PieceStream.of(cached.data[first_byte : last_byte + 1], cached.checksum)
         rows = self._rows.one(file_id, chunk_index, prefer) if prefer is not None else None
         rows = rows or self._rows.chunk(file_id, chunk_index)
         if rows is None:
             raise self._nowhere(file_id, chunk_index, ())
-        last_byte = rows.length - 1 if last_byte is None else last_byte
-        if not 0 <= first_byte <= last_byte + 1 <= rows.length:
-            raise errors.RangeNotSatisfiable(f"chunk {chunk_index} has {rows.length} bytes")
-        pieces = self._chunk(file_id, chunk_index, rows, first_byte, last_byte, prefer, _Scratch())
+        last_byte = _last_of(chunk_index, first_byte, last_byte, rows.length)
+        if 0 < rows.length <= SMALL:
+            data = self._fetch(file_id, chunk_index, rows, prefer)
+            return PieceStream.of(data[first_byte : last_byte + 1], rows.checksum)
+        pieces = self._chunk(file_id, chunk_index, rows, first_byte, last_byte, prefer)
         return PieceStream(pieces, last_byte - first_byte + 1, rows.checksum)
+
+    # --- small chunks, whole ---
+
+    def _small(self, file_id: str, chunk_index: int, length: int, checksum: str | None, last: int = 0) -> bytes:
+        """A chunk of `length` <= SMALL bytes; `last` as for `RowReader.chunk`."""
+        cached = self._cache.get(file_id, chunk_index)
+        if cached is not None and len(cached.data) == length and checksum in (None, cached.checksum):
+            return cached.data
+        rows = self._described(file_id, chunk_index, length, last)
+        return self._fetch(file_id, chunk_index, rows, None)
+
+    def _fetch(self, file_id: str, chunk_index: int, rows: ChunkRows, prefer: str | None) -> bytes:
+        """The chunk that `rows` describe, from a node."""
+        pieces = self._chunk(file_id, chunk_index, rows, 0, rows.length - 1, prefer)
+        try:
+            data = bytes(next(pieces))
+        finally:
+            pieces.close()
+        self._cache.put(file_id, chunk_index, rows.checksum, data, rows.until)
+        return data
+
+    def _described(self, file_id: str, chunk_index: int, length: int, last: int) -> ChunkRows:
+        """The rows of a chunk that must have `length` bytes."""
+        rows = self._rows.chunk(file_id, chunk_index, last)
+        if rows is None:
+            raise self._nowhere(file_id, chunk_index, ())
+        if rows.length != length:
+            raise errors.CorruptChunk(f"chunk {chunk_index} of {file_id} does not have its length")
+        return rows
 
     # --- the bytes ---
 
     def _range(
         self, file_id: str, size: int, chunk_size: int, first_byte: int, last_byte: int
     ) -> Generator[memoryview, None, None]:
-        scratch = _Scratch()
         last_chunk = last_byte // chunk_size
-        for chunk_index in range(first_byte // chunk_size, last_chunk + 1):
-            start = chunk_index * chunk_size
-            rows = self._rows.chunk(file_id, chunk_index, last_chunk)
-            if rows is None:
-                raise self._nowhere(file_id, chunk_index, ())
-            if rows.length != min(chunk_size, size - start):
-                raise errors.CorruptChunk(f"chunk {chunk_index} of {file_id} does not have its length")
-            first = max(first_byte - start, 0)
-            last = min(last_byte - start, rows.length - 1)
-            yield from self._chunk(file_id, chunk_index, rows, first, last, None, scratch)
+        ahead = ReadAhead(
+            self._calls,
+            self._rows,
+            lambda chunk_index, rows: self._order(file_id, chunk_index, rows, None),
+            file_id,
+            chunk_size=chunk_size,
+            last_byte=last_byte,
+            smallest=SMALL + 1,
+            pace=_ANY_PACE,
+            clock=self._clock,
+        )
+        try:
+            for chunk_index in range(first_byte // chunk_size, last_chunk + 1):
+                start = chunk_index * chunk_size
+                length = min(chunk_size, size - start)
+                first = max(first_byte - start, 0)
+                last = min(last_byte - start, length - 1)
+                if length <= SMALL:
+                    data = self._small(file_id, chunk_index, length, None, last_chunk)
+                    yield memoryview(data)[first : last + 1]
+                else:
+                    rows = self._described(file_id, chunk_index, length, last_chunk)
+                    yield from self._chunk(file_id, chunk_index, rows, first, last, None, ahead)
+        finally:
+            ahead.close()
 
     def _chunk(
         self,
@@ -146,54 +206,70 @@ class ChunkSource:
         first: int,
         last: int,
         prefer: str | None,
-        scratch: _Scratch,
+        ahead: ReadAhead | None = None,
     ) -> Generator[memoryview, None, None]:
         """Bytes first..last of a chunk. Every replica is tried, the rows are read again once, and
-        every replica is tried again, before it fails; each piece that got through starts that anew."""
+        every replica is tried again, before it fails; each piece that got through starts that anew.
+        `ahead` asks for the next chunk before the last piece is passed on."""
         number, last_piece = first // PIECE, last // PIECE
         asked = self._order(file_id, chunk_index, rows, prefer)
         failures: dict[str, str] = {}
         reread = False
-        while first <= last and number <= last_piece:
-            if not asked:
-                if reread:
-                    raise self._nowhere(file_id, chunk_index, rows.nodes, failures)
-                reread = True
-                # A node may be back at another address since the registry was last read.
-                self._membership.refresh(max_age=1.0)
-                rows = self._again(file_id, chunk_index, rows)
-                asked = self._order(file_id, chunk_index, rows, None)
-                continue
-            node = asked.pop(0)
-            reader_was_slow = False
-            opened: OpenChunk | None = None
-            try:
-                opened = self._open(node, file_id, chunk_index, rows, number, last_piece)
-                self._membership.report_success(node.node_id)
-                for crc in opened.piece_crcs:
-                    start = number * PIECE
-                    piece = scratch.view(min(PIECE, rows.length - start))
-                    opened.fill(piece)
-                    if zlib.crc32(piece) != crc:
-                        raise errors.CorruptChunk(f"piece {number} does not match its checksum")
-                    number += 1
-                    reread = False
-                    passed = self._clock()
-                    yield piece[max(first - start, 0) : last + 1 - start]
-                    reader_was_slow = self._clock() - passed > _SLOW_READER
-            except errors.DfsError as error:
-                failures[node.node_id] = error.message
-                self._failed(node, file_id, chunk_index, error, reader_was_slow)
-            finally:
-                if opened is not None:
-                    opened.close()
+        scratch = self._scratch.take()
+        try:
+            while first <= last and number <= last_piece:
+                if not asked:
+                    if reread:
+                        raise self._nowhere(file_id, chunk_index, rows.nodes, failures)
+                    reread = True
+                    # A node may be back at another address since the registry was last read.
+                    self._membership.refresh(max_age=1.0)
+                    rows = self._again(file_id, chunk_index, rows)
+                    asked = self._order(file_id, chunk_index, rows, None)
+                    continue
+                node = asked.pop(0)
+                reader_was_slow = False
+                opened: OpenChunk | None = None
+                try:
+                    opened = self._open(node, file_id, chunk_index, rows, number, last_piece, ahead)
+                    self._membership.report_success(node.node_id)
+                    for crc in opened.piece_crcs:
+                        start = number * PIECE
+                        piece = scratch[: min(PIECE, rows.length - start)]
+                        opened.fill(piece)
+                        if zlib.crc32(piece) != crc:
+                            raise BadPiece(f"piece {number} does not match its checksum")
+                        number += 1
+                        reread = False
+                        if ahead is not None and number > last_piece:
+                            ahead.ask(chunk_index + 1)
+                        passed = self._clock()
+                        yield piece[max(first - start, 0) : last + 1 - start]
+                        reader_was_slow = self._clock() - passed > _SLOW_READER
+                except errors.DfsError as error:
+                    failures[node.node_id] = error.message
+                    self._failed(node, file_id, chunk_index, error, reader_was_slow)
+                finally:
+                    if opened is not None:
+                        opened.close()
+        finally:
+            self._scratch.give_back(scratch)
 
     def _open(
-        self, node: NodeInfo, file_id: str, chunk_index: int, rows: ChunkRows, first: int, last: int
+        self,
+        node: NodeInfo,
+        file_id: str,
+        chunk_index: int,
+        rows: ChunkRows,
+        first: int,
+        last: int,
+        ahead: ReadAhead | None,
     ) -> OpenChunk:
-        opened = self._calls.open(
-            node, file_id, chunk_index, first=first, last=last, deadline=Deadline(_ANY_PACE)
-        )
+        opened = None if ahead is None else ahead.take(node, chunk_index, first, last)
+        if opened is None:
+            opened = self._calls.open(
+                node, file_id, chunk_index, first=first, last=last, deadline=Deadline(_ANY_PACE)
+            )
         answered = (opened.checksum, opened.length, len(opened.piece_crcs))
         if answered == (rows.checksum, rows.length, last - first + 1):
             return opened
@@ -239,13 +315,22 @@ class ChunkSource:
             if not reader_was_slow:
                 self._membership.report_failure(node.node_id, error.message)
         elif isinstance(error, (errors.CorruptChunk, errors.NotFound, errors.Gone)):
-            self._reports.bad_replica(file_id, chunk_index, node.node_id, error)
+            look = isinstance(error, BadPiece)
+            self._reports.bad_replica(file_id, chunk_index, node.node_id, error, look=look)
+
+    def _verify_copy(self, file_id: str, chunk_index: int, node_id: str) -> None:
+        """Have a node look at its copy, which it did not check when it sent it: what is bad on its disk
+        is set aside there. Whether it is, is for the node to find out and report."""
+        member = self._membership.view().get(node_id)
+        if member is not None:
+            self._calls.verify(member.info, file_id, chunk_index, deadline=Deadline(VERIFY_SECONDS))
 
     def _nowhere(
         self, file_id: str, chunk_index: int, nodes: tuple[str, ...], failures: dict[str, str] | None = None
     ) -> errors.DfsError:
         """Why a chunk cannot be read: its file is gone, or no node can serve it."""
         self._rows.forget(file_id, chunk_index)
+        self._cache.forget(file_id, chunk_index)
         record = self._store.get_file(file_id)
         if record is None or record.state == FileState.DELETING:
             return errors.NotFound(f"there is no file {file_id}")
@@ -255,13 +340,9 @@ class ChunkSource:
         return errors.NoReplica(f"chunk {chunk_index} of {file_id} has no replica that can be read{where}")
 
 
-class _Scratch:
-    """The one buffer of a reader, as large as the largest piece it has met."""
-
-    def __init__(self) -> None:
-        self._buffer = memoryview(b"")
-
-    def view(self, size: int) -> memoryview:
-        if size > len(self._buffer):
-            self._buffer = memoryview(bytearray(size))
-        return self._buffer[:size]
+def _last_of(chunk_index: int, first_byte: int, last_byte: int | None, length: int) -> int:
+    """The last byte of a range of a chunk that has `length` bytes. Raises RangeNotSatisfiable."""
+    last_byte = length - 1 if last_byte is None else last_byte
+    if not 0 <= first_byte <= last_byte + 1 <= length:
+        raise errors.RangeNotSatisfiable(f"chunk {chunk_index} has {length} bytes")
+    return last_byte

@@ -1,6 +1,7 @@
 """Bringing a chunk to its nodes, as the replication strategy wants.
 
-`sync` returns when the lanes of all replicas have ended (see `transfer`). `quorum` and `async`
+`sync` returns when the lanes of all replicas have ended (see `transfer`); those of a small chunk
+begin in the batches that go to their nodes (see `batches`). `quorum` and `async`
 return as soon as enough replicas are durable; the lanes still under way work on a copy of the
 bytes, and the total of such copies is bounded: above the bound a write waits for all its lanes, as
 `sync` does.
@@ -9,11 +10,13 @@ bytes, and the total of such copies is bounded: above the bound a write waits fo
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from dfs import errors, logs
+from dfs.cluster.batches import SMALL, Batches
 from dfs.cluster.calls import NodeCalls
 from dfs.cluster.membership import Membership
 from dfs.cluster.placement import Placement
@@ -64,7 +67,8 @@ class Replicator:
 
     `timeout` (s) bounds one chunk with all substitutions. `executor` runs lanes; factor - 1 threads
     for each write at once is best, any number works; close it only after `drain`. `on_late` is told
-    of replicas that follow an acknowledged write (`records.record_late`).
+    of replicas that follow an acknowledged write (`records.record_late`). Without `batches` small
+    chunks go like big ones.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Replicator:
         timeout: float,
         executor: Executor,
         on_late: Callable[[Late], None],
+        batches: Batches | None = None,
         background_bytes: int = BACKGROUND_BYTES,
     ) -> None:
         self.factor = factor
@@ -88,6 +93,7 @@ class Replicator:
         self._timeout = timeout
         self._executor = executor
         self._on_late = on_late
+        self._batches = batches
         self._idle = threading.Condition()
         self._bytes_left = background_bytes
         self._background = 0
@@ -116,27 +122,31 @@ class Replicator:
         file_size: int | None,
         now_ms: int,
         prefer: str | None = None,
+        piece_crcs: tuple[int, ...] = (),
     ) -> Written:
         """Store a chunk on enough nodes; durable there when this returns. `data` is not used after.
 
+        `piece_crcs`, the CRC-32 of each piece of the data, spare the nodes the work of its checksum.
         `prefer` names a node to be first if it can take chunks. Raises NotEnoughNodes, ClusterFull,
         ChunkConflict, Gone, ChecksumMismatch and other errors that no other node would answer
         differently; `may_hold(error)` names the nodes where bytes may have been left.
         """
         view = self.check_nodes()
         order = self._order(file_id, chunk_index, view, prefer)
-        chunk = Chunk(file_id, chunk_index, len(data), checksum, chunk_size, file_size)
+        chunk = Chunk(file_id, chunk_index, len(data), checksum, chunk_size, file_size, piece_crcs)
         charge = max(len(data), _LEAST_CHARGE)
         detached = self.required < self.factor and self._begin_background(charge)
         bytes_used = bytes(data) if detached else data
-        transfer = Transfer(
-            self._calls, self._membership, chunk, bytes_used, order, Deadline(self._timeout)
-        )
-        transfer.add_lanes(self.factor)
+        transfer = Transfer(self._calls, self._membership, chunk, bytes_used, order, Deadline(self._timeout))
+        transfer.enough = self.required if detached else self.factor
+        batched = self._begin_in_batches(transfer, bytes_used, lead=not detached)
+        if not batched:
+            transfer.add_lanes(self.factor)
         if detached:
-            self._run_detached(transfer)
+            self._run_detached(transfer, 0 if batched else self.factor)
         else:
-            self._call_help(transfer, self.factor - 1)
+            if not batched:
+                self._call_help(transfer, self.factor - 1)
             transfer.finish()
         self._second_chance(transfer)
         if detached:
@@ -161,6 +171,21 @@ class Replicator:
 
     # --- lanes ---
 
+    def _begin_in_batches(self, transfer: Transfer, data: bytes | memoryview, *, lead: bool) -> bool:
+        """Begin all lanes in batches; False when the chunk is none for a batch."""
+        chunk = transfer.chunk
+        if self._batches is None or chunk.length > SMALL or not _sane(chunk):
+            return False
+        crc32 = chunk.piece_crcs[0] if chunk.piece_crcs else zlib.crc32(data)
+        transfer.begin_in_batches(
+            self._batches,
+            self.factor,
+            crc32,
+            lead=lead,
+            call_help=lambda: self._call_help(transfer, 1),
+        )
+        return True
+
     def _call_help(self, transfer: Transfer, threads: int) -> bool:
         """False when the pool is closed: nobody but the caller runs lanes."""
         try:
@@ -170,21 +195,19 @@ class Replicator:
             return False
         return True
 
-    def _run_detached(self, transfer: Transfer) -> None:
-        """Have the pool run all lanes and wait until enough replicas are durable or all have ended."""
+    def _run_detached(self, transfer: Transfer, threads: int) -> None:
+        """Have `threads` of the pool run lanes and wait until enough replicas are durable or all lanes
+        have ended."""
 
         def enough() -> bool:
             return len(transfer.stored) >= self.required or transfer.running == 0
 
-        if not self._call_help(transfer, self.factor):
+        if not self._call_help(transfer, threads):
             transfer.finish()
             return
         with transfer.changed:
-            done = transfer.changed.wait_for(enough, _HELP_AFTER)
-        while not done and transfer.work():  # the pool is busy
-            done = enough()
-        with transfer.changed:
-            transfer.changed.wait_for(enough)
+            transfer.changed.wait_for(enough, _HELP_AFTER)
+        transfer.attend(enough)  # should the pool be busy
 
     def _second_chance(self, transfer: Transfer) -> None:
         """When no candidate is left and it is not enough, learn which nodes answer now, those that
@@ -291,6 +314,12 @@ class _Follow:
         transfer, self._transfer = self._transfer, None
         if transfer is not None:
             transfer.at_end(lambda: self._replicator.follow(transfer, self._rows, self._now_ms))
+
+
+def _sane(chunk: Chunk) -> bool:
+    """Whether the chunk's numbers are such that no node refuses a whole batch on their account."""
+    file_size = chunk.length if chunk.file_size is None else chunk.file_size
+    return max(1, chunk.length) <= chunk.chunk_size and chunk.length <= file_size
 
 
 def _rows(

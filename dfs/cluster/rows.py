@@ -26,11 +26,13 @@ MOST_CHUNKS = 32_768
 
 @dataclass(frozen=True, slots=True)
 class ChunkRows:
-    """What the rows of one chunk say. `nodes` hold it."""
+    """What the rows of one chunk say. `nodes` hold it; `until` is how long (on the reader's clock) what
+    was learnt from the rows may be used."""
 
     checksum: str
     length: int
     nodes: tuple[str, ...]
+    until: float = float("-inf")
 
 
 class RowReader:
@@ -49,7 +51,7 @@ class RowReader:
         self._most = most
         self._clock = clock
         self._lock = threading.Lock()
-        self._cache: OrderedDict[tuple[str, int], tuple[float, ChunkRows]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int], ChunkRows] = OrderedDict()
 
     def chunk(self, file_id: str, chunk_index: int, last: int | None = None) -> ChunkRows | None:
         """The chunk's rows, None when it has none. `last` announces that the chunks up to it will be
@@ -60,11 +62,17 @@ class RowReader:
         key = (file_id, chunk_index)
         with self._lock:
             cached = self._cache.get(key)
-            if cached is not None and cached[0] > self._clock():
+            if cached is not None and cached.until > self._clock():
                 self._cache.move_to_end(key)
-                return cached[1]
+                return cached
         end = chunk_index if last is None else max(chunk_index, min(last, chunk_index + PAGE - 1))
         return self._read(file_id, chunk_index, end)
+
+    def known(self, file_id: str, chunk_index: int) -> ChunkRows | None:
+        """The chunk's rows, if they are remembered."""
+        with self._lock:
+            cached = self._cache.get((file_id, chunk_index))
+        return cached if cached is not None and cached.until > self._clock() else None
 
     def fresh(self, file_id: str, chunk_index: int) -> ChunkRows | None:
         """As `chunk`, read now."""
@@ -73,8 +81,13 @@ class RowReader:
 
     def one(self, file_id: str, chunk_index: int, node_id: str) -> ChunkRows | None:
         """The chunk's row for `node_id` alone, by the cheapest read there is; None when there is none."""
+        until = self.keep_until()
         row = self._store.replica(file_id, chunk_index, node_id)
-        return None if row is None else ChunkRows(row.checksum, row.length, (row.node_id,))
+        return None if row is None else ChunkRows(row.checksum, row.length, (row.node_id,), until)
+
+    def keep_until(self) -> float:
+        """How long what is learnt from now on may be used."""
+        return self._clock() + self._keep
 
     def forget(self, file_id: str, chunk_index: int) -> None:
         """Do not use what is remembered of this chunk."""
@@ -83,21 +96,21 @@ class RowReader:
 
     def _read(self, file_id: str, first: int, last: int) -> ChunkRows | None:
         # Counted from before the read: what it returns may be this old.
-        until = self._clock() + self._keep
+        until = self.keep_until()
         wanted: ChunkRows | None = None
         for chunk_index, rows in _by_chunk(self._store.replicas(file_id, first, last)):
-            joined = _join(rows)
+            joined = _join(rows, until)
             if chunk_index == first:
                 if joined is None:
                     raise CorruptChunk(f"the replica rows of chunk {first} of {file_id} contradict each other")
                 wanted = joined
             if joined is not None and self._keep > 0:
-                self._remember((file_id, chunk_index), until, joined)
+                self._remember((file_id, chunk_index), joined)
         return wanted
 
-    def _remember(self, key: tuple[str, int], until: float, rows: ChunkRows) -> None:
+    def _remember(self, key: tuple[str, int], rows: ChunkRows) -> None:
         with self._lock:
-            self._cache[key] = (until, rows)
+            self._cache[key] = rows
             self._cache.move_to_end(key)
             while len(self._cache) > self._most:
                 self._cache.popitem(last=False)
@@ -108,9 +121,9 @@ def _by_chunk(rows: Iterable[ChunkReplica]) -> Iterator[tuple[int, list[ChunkRep
         yield chunk_index, list(group)
 
 
-def _join(rows: list[ChunkReplica]) -> ChunkRows | None:
+def _join(rows: list[ChunkReplica], until: float) -> ChunkRows | None:
     """None when they disagree on the bytes."""
     first = rows[0]
     if any((row.checksum, row.length) != (first.checksum, first.length) for row in rows):
         return None
-    return ChunkRows(first.checksum, first.length, tuple(row.node_id for row in rows))
+    return ChunkRows(first.checksum, first.length, tuple(row.node_id for row in rows), until)

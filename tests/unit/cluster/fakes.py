@@ -12,12 +12,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from dfs import errors
+from dfs.chunkbatch import NewChunk, decode_batch
 from dfs.cluster.calls import PIECE, NodeCalls
 from dfs.cluster.membership import Membership
 from dfs.cluster.view import MemberState, View
 from dfs.metadata.contract import MetadataStore
 from dfs.model import AdminState, ClusterInfo, NodeInfo, NodeStatus
-from dfs.wire.client import BadAnswer, ConnectFailed, ConnectionLost
+from dfs.wire.client import BadAnswer, ConnectFailed, ConnectionLost, TransportError
 from dfs.wire.deadline import Deadline
 from dfs.wire.message import Headers
 
@@ -122,10 +123,10 @@ class Answer:
         self._at = 0
         self.closed = False
 
-    def readinto(self, view: memoryview) -> int:
+    def readfully(self, view: memoryview) -> int:
         end = len(self._body) if self._cut is None else min(self._cut, len(self._body))
         count = min(len(view), end - self._at)
-        if count == 0 and self._cut is not None and len(view):
+        if count < len(view) and self._cut is not None:
             raise ConnectionLost("reset")
         view[:count] = self._body[self._at : self._at + count]
         self._at += count
@@ -133,7 +134,7 @@ class Answer:
 
     def read(self, n: int = -1) -> bytes:
         buffer = bytearray(len(self._body) if n < 0 else n)
-        return bytes(buffer[: self.readinto(memoryview(buffer))])
+        return bytes(buffer[: self.readfully(memoryview(buffer))])
 
     def close(self) -> None:
         self.closed = True
@@ -153,6 +154,8 @@ class FakeNode:
         self.taken_notes: list[dict[str, Any]] = []
         self.calls: list[str] = []
         self.pieces_asked: list[str] = []
+        self.batches: list[int] = []
+        self.roles: list[str] = []
         self.down = False
         self.loses_answers = False
         self.cut: int | None = None
@@ -187,6 +190,8 @@ class FakeNode:
         if path == "/notes":
             self.taken_notes.extend(payload["notes"])
             return json_answer(200, {"stored": len(payload["notes"])})
+        if path == "/store-chunks":
+            return self._store_many(decode_batch(body or b""))
         if path == "/inventory":
             return json_answer(200, {"chunks": [], "next": None})
         key = (query["file_id"], int(query["chunk_index"]))
@@ -213,6 +218,26 @@ class FakeNode:
         said = {"node_id": self.node_id, "file_id": key[0], "chunk_index": key[1]}
         return json_answer(201, said | {"checksum": sha(body), "length": len(body)})
 
+    def _store_many(self, chunks: list[NewChunk]) -> Answer:
+        """Each as if it had come alone: `trouble` is asked about it as a `/store-chunk`."""
+        self.batches.append(len(chunks))
+        refused: dict[str, Any] = {}
+        for place, chunk in enumerate(chunks):
+            assert zlib.crc32(chunk.data) == chunk.crc32
+            self.calls.append("/store-chunk")
+            self.roles.append(chunk.replica_type)
+            found = self.trouble("PUT", "/store-chunk")
+            try:
+                if found is None:
+                    headers = {"X-Chunk-Checksum": chunk.checksum}
+                    found = self._store((chunk.file_id, chunk.chunk_index), headers, bytes(chunk.data))
+            except errors.DfsError as error:
+                found = json_answer(error.status, error.payload("r1"))
+            if found.status != 201:
+                refused[str(place)] = {"status": found.status, **json.loads(found.read())}
+        stored = len(chunks) - len(refused)
+        return json_answer(200, {"node_id": self.node_id, "stored": stored, "errors": refused})
+
     def _get(self, data: bytes, headers: dict[str, str]) -> Answer:
         self.pieces_asked.append(headers["X-Dfs-Pieces"])
         first, last = map(int, headers["X-Dfs-Pieces"].split("-"))
@@ -229,6 +254,24 @@ class FakeNode:
         return Answer(200, bytes(sent), said, cut=self.cut)
 
 
+class Begun:
+    """A BegunRequest."""
+
+    def __init__(self) -> None:
+        self.outcome: Answer | TransportError | None = None
+        self.waited = False
+
+    def answer(self) -> Any:
+        self.waited = True
+        if isinstance(self.outcome, TransportError):
+            raise self.outcome
+        return self.outcome
+
+    def close(self) -> None:
+        if not self.waited and isinstance(self.outcome, Answer):
+            self.outcome.close()
+
+
 class Network:
     """A Transport over FakeNodes, by their addresses. `place` moves a node to another's address."""
 
@@ -236,6 +279,20 @@ class Network:
         self.nodes = {node_id: FakeNode(node_id) for node_id in node_ids}
         self.at = {f"{node_id}.test": node for node_id, node in self.nodes.items()}
         self.answers: list[Answer] = []
+        self.begun: list[Begun] = []
+        self.idle = True
+
+    def begin(self, host: str, port: int, target: str, **named: Any) -> Any:
+        """Asks at once when a connection is `idle`; what comes of it is told when it is waited for."""
+        if not self.idle:
+            return None
+        begun = Begun()
+        try:
+            begun.outcome = self.request(host, port, "GET", target, repeatable=True, **named)
+        except TransportError as error:
+            begun.outcome = error
+        self.begun.append(begun)
+        return begun
 
     def request(
         self,

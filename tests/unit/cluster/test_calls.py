@@ -51,8 +51,8 @@ def test_every_call_works_against_a_node(network: Network, calls: NodeCalls) -> 
     assert (verified.checksum, verified.length) == (sha(data), len(data))
     assert calls.drop(NODE, FILE, 0, deadline=soon())
     assert not calls.drop(NODE, FILE, 0, deadline=soon())
-    calls.notes(NODE, [{"path": "ä"}], deadline=soon())
-    assert network.nodes["a"].taken_notes == [{"path": "ä"}]
+    calls.notes(NODE, ['{"path":"ä"}'.encode(), b"{}"], deadline=soon())
+    assert network.nodes["a"].taken_notes == [{"path": "ä"}, {}]
     calls.erase(NODE, [FILE], deadline=soon())
     with pytest.raises(errors.Gone):
         store(calls, data)
@@ -232,7 +232,7 @@ def test_those_who_waited_for_a_node_that_failed_do_not_wait_for_it_again(monkey
     first = threading.Thread(target=fails, args=(calls,))
     first.start()
     assert transport.begun.acquire(timeout=30)
-    slot = calls._slots["a"]
+    slot = calls._slots["a"].free
     waiting = threading.Event()
     acquire = slot.acquire
 

@@ -80,6 +80,7 @@ def stored(tmp_path: Path, data: bytes) -> Iterator[Stored]:
     made = Stored(tmp_path, data, "a", "b", "c")
     yield made
     assert all(answer.closed for answer in made.cluster.network.answers)
+    made.source.close()
     made.store.close()
 
 
