@@ -19,15 +19,16 @@ def _quote(value: object) -> str:
 
 
 class _Formatter(logging.Formatter):
-    def __init__(self, role: str, as_json: bool) -> None:
+    def __init__(self, role: str, as_json: bool, always: dict[str, Any]) -> None:
         super().__init__()
+        self._always = always
         self._role = role
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         stamp = f"{stamp}.{int(record.msecs):03d}Z"
-        fields: dict[str, Any] = getattr(record, "fields", {})
+        fields: dict[str, Any] = self._always | getattr(record, "fields", {})
         if record.exc_info:
             fields = fields | {"traceback": self.formatException(record.exc_info)}
         level = record.levelname.lower()
@@ -38,10 +39,11 @@ class _Formatter(logging.Formatter):
         return f"{stamp} {level} {self._role} {record.getMessage()}{pairs}"
 
 
-def configure(role: str, log_format: str, level: str) -> None:
-    """Send log lines of `level` and above to stderr in `log_format` (`text` or `json`)."""
+def configure(role: str, log_format: str, level: str, **always: object) -> None:
+    """Send log lines of `level` and above to stderr in `log_format` (`text` or `json`), each with the
+    fields `always`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(role, log_format == "json"))
+    handler.setFormatter(_Formatter(role, log_format == "json", always))
     LOGGER.handlers[:] = [handler]
     LOGGER.setLevel(level.upper())
     LOGGER.propagate = False

@@ -104,6 +104,22 @@ def texts(pattern: str, meaning: str) -> Parser:
     return parse
 
 
+AUTO = "auto"
+
+
+def integers_or_auto(low: int, high: int) -> Parser:
+    """A parser of whole numbers from `low` to `high`, or `auto`."""
+    number = integers(low, high)
+
+    def parse(text: str) -> int | str:
+        try:
+            return text if text == AUTO else int(number(text))
+        except ValueError as error:
+            raise ValueError(f"{AUTO} or {error}") from None
+
+    return parse
+
+
 def parse_address(text: str) -> str:
     """An IP address; raises ValueError."""
     try:

@@ -14,16 +14,18 @@ import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from dfs.errors import SettingsError
 from dfs.notation import (
+    AUTO,
     GIB,
     KIB,
     MIB,
     Parser,
     choices,
     integers,
+    integers_or_auto,
     parse_address,
     parse_metadata_url,
     parse_node_id,
@@ -41,6 +43,8 @@ def setting(env: str, parse: Parser, default: Any, help: str) -> Any:
     """A dataclass field for the environment variable `env`. `default` None means 'not set'."""
     return dataclasses.field(default=default, metadata={"env": env, "parse": parse, "help": help})
 
+
+MOST_AUTO_WORKERS = 4
 
 _TABLE = texts(r"[A-Za-z0-9_.-]{3,255}", "a DynamoDB table name: 3 to 255 of A-Z a-z 0-9 _ . -")
 
@@ -85,9 +89,9 @@ class ServerSettings(CommonSettings):
         "DFS_BUFFER_BYTES", sizes(MIB, 64 * GIB), 96 * MIB, "memory for chunks on their way through; uploads wait for it"
     )
     max_connections: int = setting(
-        "DFS_MAX_CONNECTIONS", integers(1, 1_000_000), 8192, "connections held; above it the server stops accepting"
+        "DFS_MAX_CONNECTIONS", integers(1, 1_000_000), 8192, "connections that a process holds; above it, it stops accepting"
     )
-    max_workers: int = setting("DFS_MAX_WORKERS", integers(2, 1024), 256, "requests handled at once")
+    max_workers: int = setting("DFS_MAX_WORKERS", integers(2, 1024), 256, "requests that a process handles at once")
     drain_timeout: float = setting(
         "DFS_DRAIN_TIMEOUT", times(0, 3600), 10.0, "on SIGTERM, time that running requests get to finish"
     )
@@ -127,8 +131,17 @@ class ApiSettings(ServerSettings):
     )
     api_bind: str = setting("DFS_API_BIND", parse_address, "127.0.0.1", "address the API listens on")
     api_port: int = setting("DFS_API_PORT", integers(0, 65535), 8080, "port the API listens on; 0: any free one")
+    api_workers: int | str = setting(
+        "DFS_API_WORKERS",
+        integers_or_auto(1, 64),
+        AUTO,
+        "processes that serve the API on one socket; auto: one a usable CPU, at most 4 and as DFS_BUFFER_BYTES allows",
+    )
     public_url: str | None = setting(
         "DFS_PUBLIC_URL", parse_public_url, None, "URL base given to clients; else the request's Host"
+    )
+    cache_bytes: int = setting(
+        "DFS_CACHE_BYTES", sizes(0, 64 * GIB), 32 * MIB, "memory for small chunks (up to 64 KiB) read or written lately; 0: none"
     )
     chunk_size: int = setting("DFS_CHUNK_SIZE", sizes(1, 64 * MIB), 4 * MIB, "chunk size of files that name none")
     max_chunks_per_file: int = setting(
@@ -153,6 +166,27 @@ class ApiSettings(ServerSettings):
             raise SettingsError(
                 f"DFS_CHUNK_SIZE={self.chunk_size} must be at most DFS_MAX_CHUNK_SIZE={self.max_chunk_size}"
             )
+        if self.buffer_bytes // self.workers < 2 * self.max_chunk_size:
+            raise SettingsError(
+                f"DFS_BUFFER_BYTES={self.buffer_bytes} is divided among DFS_API_WORKERS={self.workers} and must hold "
+                f"two chunks of DFS_MAX_CHUNK_SIZE={self.max_chunk_size} for each"
+            )
+
+    @property
+    def workers(self) -> int:
+        """How many processes serve the API."""
+        if self.api_workers != AUTO:
+            return int(self.api_workers)
+        affinity = getattr(os, "sched_getaffinity", None)
+        # Without it this is no Linux; on macOS a fork is at the mercy of the system's libraries.
+        cpus = len(affinity(0)) if affinity is not None else 1
+        return max(1, min(cpus, MOST_AUTO_WORKERS, self.buffer_bytes // (2 * self.max_chunk_size)))
+
+    def of_one_worker(self) -> Self:
+        """The settings of one of the `workers`: memory is divided, all other limits are a process's own."""
+        return dataclasses.replace(
+            self, buffer_bytes=self.buffer_bytes // self.workers, cache_bytes=self.cache_bytes // self.workers
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +210,12 @@ class NodeSettings(ServerSettings):
     node_bind: str | None = setting("DFS_NODE_BIND", parse_address, None, "address listened on; else the registered one")
     data_dir: Path | None = setting("DFS_DATA_DIR", parse_path, None, "data directory; else ./dfs-data/NODE_ID")
     volume_size: int = setting("DFS_VOLUME_SIZE", sizes(64 * KIB, 4 * GIB), 256 * MIB, "size at which a volume file is full")
+    direct_writes: str = setting(
+        "DFS_DIRECT_WRITES",
+        choices("yes", "no"),
+        "yes",
+        "yes or no: large chunks are written past the page cache where the file system can",
+    )
     imds_disabled: bool = setting(
         "AWS_EC2_METADATA_DISABLED", parse_switch, False, "true: never ask the EC2 metadata service"
     )

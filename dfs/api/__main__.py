@@ -6,14 +6,19 @@ import sys
 from collections.abc import Sequence
 
 from dfs import process
-from dfs.api.assembly import serve
+from dfs.api.workers import forks, serve
 from dfs.settings import ApiSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     return process.run(
-        "dfs-api", ApiSettings, serve, argv, description="An API server of dfs: files and the seed protocol over HTTP."
+        "dfs-api",
+        ApiSettings,
+        serve,
+        argv,
+        description="An API server of dfs: files and the seed protocol over HTTP.",
+        forks=forks,
     )
 
 

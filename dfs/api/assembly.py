@@ -16,6 +16,7 @@ from dfs import METADATA_FORMAT, __version__, logs, process
 from dfs.api.app import routes
 from dfs.api.known import Buckets, Shapes
 from dfs.api.service import Service
+from dfs.cluster.batches import Batches
 from dfs.cluster.calls import NodeCalls
 from dfs.cluster.membership import Membership
 from dfs.cluster.notes import NoteSender
@@ -31,6 +32,7 @@ from dfs.model import ClusterInfo
 from dfs.process import Interrupted, Lifetime
 from dfs.repair.eraser import Eraser
 from dfs.settings import ApiSettings
+from dfs.wire.balance import Seat
 from dfs.wire.buffers import BufferPool
 from dfs.wire.client import HttpClient
 from dfs.wire.deadline import Deadline
@@ -49,8 +51,17 @@ _LATE_SECONDS = 5.0
 T = TypeVar("T")
 
 
-def serve(settings: ApiSettings, lifetime: Lifetime) -> None:
-    """Run one API server until `lifetime` ends. Raises StartError when it cannot start."""
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where one of several processes serves: the socket they share, and its seat among them."""
+
+    listener: socket.socket
+    seat: Seat
+
+
+def serve(settings: ApiSettings, lifetime: Lifetime, place: Place | None = None) -> None:
+    """Run one API server until `lifetime` ends, alone or at its `place`. Raises StartError when it
+    cannot start."""
     with ExitStack() as closing:
         store = open_metadata(settings)
         closing.callback(store.close)
@@ -60,21 +71,29 @@ def serve(settings: ApiSettings, lifetime: Lifetime) -> None:
                 f"the metadata has format {cluster.format} and release {__version__} knows {METADATA_FORMAT}: "
                 "start a newer release"
             )
-        listener = process.inherited_listener() or process.listen(
-            settings.api_bind, settings.api_port, port_setting="DFS_API_PORT", bind_setting="DFS_API_BIND"
-        )
+        listener = open_listener(settings) if place is None else place.listener
         closing.callback(listener.close)
         service = assemble(settings, store, cluster, closing)
-        server = make_server(service, listener)
+        server = make_server(service, listener, None if place is None else place.seat)
         closing.callback(server.close)
         server.on_fatal = lambda: lifetime.stop("the server no longer hears its connections (see the log)", exit_code=1)
         server.start()
-        _tell(settings, cluster, server.port)
-        lifetime.ready(port=server.port)
+        if place is None:
+            tell(settings, cluster.cluster_id, server.port)
+            lifetime.ready(port=server.port)
+        else:
+            lifetime.ready(port=server.port, cluster_id=cluster.cluster_id)
         lifetime.wait()
         if not server.drain(settings.drain_timeout):
             logs.warning("drain.cut", after_seconds=settings.drain_timeout)
     logs.event("api.stopped", reason=lifetime.reason)
+
+
+def open_listener(settings: ApiSettings) -> socket.socket:
+    """The socket to serve on: systemd's, else one of our own. Raises StartError."""
+    return process.inherited_listener() or process.listen(
+        settings.api_bind, settings.api_port, port_setting="DFS_API_PORT", bind_setting="DFS_API_BIND"
+    )
 
 
 def assemble(
@@ -88,6 +107,8 @@ def assemble(
     membership = Membership(store, cluster, heartbeat_timeout=settings.heartbeat_timeout, probe=calls.probe)
     closing.callback(membership.stop)
     placement = Placement()
+    batches = Batches(calls, membership)
+    closing.callback(batches.close)
     lanes = ThreadPoolExecutor(_LANES * max(1, settings.replication_factor - 1), thread_name_prefix="dfs-lane")
     closing.callback(lanes.shutdown)
     replicator = Replicator(
@@ -99,6 +120,7 @@ def assemble(
         timeout=settings.replication_timeout,
         executor=lanes,
         on_late=record_late(store),
+        batches=batches,
     )
     closing.callback(replicator.drain, _LATE_SECONDS)
     chunk_calls = ThreadPoolExecutor(_CHUNK_CALLS, thread_name_prefix="dfs-chunk")
@@ -111,7 +133,9 @@ def assemble(
         store,
         keep_rows=settings.delete_grace / 2,
         on_bad=mark_short(store, now),
+        cache_bytes=settings.cache_bytes,
     )
+    closing.callback(source.close)
     service = Service(
         settings=settings,
         cluster=cluster,
@@ -122,7 +146,7 @@ def assemble(
         replicator=replicator,
         source=source,
         notes=notes,
-        buffers=BufferPool(settings.buffer_bytes),
+        buffers=BufferPool(settings.buffer_bytes, most_waiting=settings.max_workers * 3 // 4),
         chunk_calls=chunk_calls,
         buckets=Buckets(store),
         shapes=Shapes(store),
@@ -143,7 +167,7 @@ def assemble(
     return service
 
 
-def make_server(service: Service, listener: socket.socket) -> HttpServer:
+def make_server(service: Service, listener: socket.socket, seat: Seat | None = None) -> HttpServer:
     """The HTTP server on `listener`, not started."""
     settings = service.settings
     server = HttpServer(
@@ -152,6 +176,7 @@ def make_server(service: Service, listener: socket.socket) -> HttpServer:
         limits=Limits(workers=settings.max_workers, connections=settings.max_connections),
         server_header=f"dfs-api/{__version__}",
         listening_socket=listener,
+        seat=seat,
         access_log=settings.log_level == "debug",
     )
     server.add_pressure(lambda: service.buffers.waiting > 0)
@@ -176,14 +201,14 @@ def _patiently(ask: Callable[[], T], lifetime: Lifetime) -> T:
             raise Interrupted(lifetime.reason)
 
 
-def _tell(settings: ApiSettings, cluster: ClusterInfo, port: int) -> None:
+def tell(settings: ApiSettings, cluster_id: str, port: int) -> None:
     """The configuration in force, one line (as the seed's server shows it when it starts)."""
     values = {
         field.name: getattr(settings, field.name)
         for field in dataclasses.fields(settings)
         if getattr(settings, field.name) is not None
     }
-    logs.event("api.configuration", cluster_id=cluster.cluster_id, **values)
+    logs.event("api.configuration", cluster_id=cluster_id, **values)
     logs.event("api.serving", address=settings.api_bind, port=port, version=__version__)
 
 

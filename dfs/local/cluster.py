@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import dfs
@@ -35,6 +35,8 @@ class Options:
     config: Path | None = None
     strategy: str | None = None
     supervise: bool = True
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """Settings for those that neither the environment nor the config file sets."""
 
 
 class EmbeddedCluster:
@@ -153,7 +155,7 @@ class EmbeddedCluster:
     def _environment(self, values: dict[str, str]) -> dict[str, str]:
         database = self.directory.path / "metadata.sqlite"
         values["DFS_METADATA_URL"] = f"sqlite:///{database}" if self.layout.metadata == "sqlite" else "dynamodb://"
-        environment = child_environment(values, defaults=HEARTBEATS, config=self._options.config)
+        environment = child_environment(values, defaults=HEARTBEATS | dict(self._options.defaults), config=self._options.config)
         # The children import the package that this process imported, wherever they are started.
         package = str(Path(dfs.__file__).resolve().parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))

@@ -25,6 +25,8 @@ from dfs.wire.deadline import Deadline
 NODES = 3
 FACTOR = 2
 MIB = 1 << 20
+SMALL = {"DFS_API_WORKERS": "1"}
+"""More processes would only make the start longer."""
 GENERATED_BYTES = 64 * MIB
 CELLS = 64
 """Most chunks that are drawn; above it only their numbers are told."""
@@ -131,7 +133,7 @@ def _run(file: Path | None) -> None:
             begin = time.monotonic()
             _say(f"1. Starting an API server and {NODES} storage nodes that keep {FACTOR} copies of everything ...")
             layout = Layout("sqlite", FACTOR, 0, ()).with_nodes(NODES)
-            cluster = EmbeddedCluster(directory, layout, Options(strategy="sync", supervise=False))
+            cluster = EmbeddedCluster(directory, layout, Options(strategy="sync", supervise=False, defaults=SMALL))
             try:
                 cluster.start()
                 _say(f"   up in {time.monotonic() - begin:.1f} s, at {cluster.url}")

@@ -1,7 +1,7 @@
 """T4: writes acknowledged before `kill -9` are all there afterwards.
 
-Writers store files while nodes and API servers are killed and started again; at the end every
-process is killed at once. Then each acknowledged file must be read back byte for byte, and a file
+Writers store files while nodes, API servers and single workers of an API server are killed and
+started again; at the end every process is killed at once. Then each acknowledged file must be read back byte for byte, and a file
 whose write was not answered must be there whole or not at all.
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.support.caller import Caller, NoAnswer
-from tests.support.cluster import Cluster, Server
+from tests.support.cluster import Cluster, Server, eventually
 
 LONG = os.environ.get("LONG") == "1"
 ACKNOWLEDGED = int(os.environ.get("KILL_WRITES", "250000" if LONG else "5000"))
@@ -99,11 +100,17 @@ def _verify(port: int, names: set[str], certain: bool) -> tuple[list[str], int]:
     return wrong, present
 
 
+def _kill_a_worker(server: Server, chooser: random.Random) -> None:
+    pid = chooser.choice(server.workers())
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: pid not in server.workers(), "it is gone")
+
+
 def test_writes_acknowledged_before_kill_9_of_every_process_are_all_there(tmp_path: Path) -> None:
     print(f"replay: KILL_SEED={SEED} KILL_WRITES={ACKNOWLEDGED} KILLS={KILLS}")
     chooser = random.Random(SEED)
     with Cluster(tmp_path) as cluster:
-        cluster.add_api()
+        several = cluster.add_api(DFS_API_WORKERS="2")
         # Both keep their ports, so that the writers find them again.
         for server in [*cluster.apis, *cluster.nodes]:
             server.environ["DFS_API_PORT" if server in cluster.apis else "NODE_PORT"] = str(server.port)
@@ -113,10 +120,15 @@ def test_writes_acknowledged_before_kill_9_of_every_process_are_all_there(tmp_pa
             try:
                 for kill in range(KILLS):
                     load.wait_for(ACKNOWLEDGED * (kill + 1) // (KILLS + 1))
-                    victim: Server = chooser.choice([*cluster.apis, *cluster.nodes])
-                    victim.kill()
-                    load.wait_for(len(load.acknowledged) + 20)
-                    victim.start()
+                    victim: Server | None = chooser.choice([*cluster.apis, *cluster.nodes, None])
+                    if victim is None:
+                        _kill_a_worker(several, chooser)
+                        load.wait_for(len(load.acknowledged) + 20)
+                        eventually(lambda: len(several.workers()) == 2, "the worker is replaced")
+                    else:
+                        victim.kill()
+                        load.wait_for(len(load.acknowledged) + 20)
+                        victim.start()
                 load.wait_for(ACKNOWLEDGED)
                 everything = [*cluster.apis, *cluster.nodes]
                 for server in everything:

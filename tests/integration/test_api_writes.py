@@ -19,6 +19,7 @@ from dfs.metadata.contract import OutcomeUnknown
 from dfs.model import FileState
 from dfs.wire.message import Request
 from tests.support.caller import Caller
+from tests.support.fakes.scripted_store import intercept
 from tests.support.memory_node import LocalApi, post, settle
 
 
@@ -80,10 +81,10 @@ def test_metadata_that_goes_away_for_good(
         transact(steps)
 
     def once_stored(request: Request) -> None:
-        if request.path == "/store-chunk":
+        if request.path.startswith("/store-chunk"):
             gone.set()
 
-    monkeypatch.setattr(api.store, "transact", fail)
+    intercept(monkeypatch, api.store, fail)
     for node in api.nodes:
         node.before = once_stored
     answer = caller.file("PUT", "x", b"x" * size, X_Dfs_Op=str(uuid.uuid4()))
@@ -110,7 +111,7 @@ def test_a_commit_of_unknown_outcome_is_told_by_its_repeat(
         raise OutcomeUnknown("the answer was lost")
 
     get_file = api.store.get_file
-    monkeypatch.setattr(api.store, "transact", lose)
+    intercept(monkeypatch, api.store, lose)
     if applied:
 
         def away(file_id: str) -> Any:
@@ -137,7 +138,7 @@ def test_an_upload_aborted_while_it_comes_in(api: LocalApi, caller: Caller) -> N
         head = f"PUT /files/x HTTP/1.1\r\nHost: a\r\nX-Dfs-Op: {op}\r\nContent-Length: 300000\r\n\r\n"
         begun = threading.Event()
         for node in api.nodes:
-            node.before = lambda request: begun.set() if request.path == "/store-chunk" else None
+            node.before = lambda request: begun.set() if request.path.startswith("/store-chunk") else None
         connection.sendall(head.encode() + b"x" * 150_000)
         assert begun.wait(60)
         assert caller.call("GET", f"/uploads/{op}").json["state"] == "uploading"

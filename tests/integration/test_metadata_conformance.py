@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -255,6 +255,35 @@ def test_a_refused_transaction_changes_nothing(store: MetadataStore) -> None:
     assert store.get_file(record.file_id) is None
     assert store.operation("op-1") is None
     assert list(store.replicas(replica.file_id)) == []
+
+
+def test_a_transaction_on_the_head_as_it_is(store: MetadataStore) -> None:
+    first, second = head_of(a_record("p", version=1)), head_of(a_record("p", version=2))
+    seen: list[Head | None] = []
+
+    def put_over(head: Head) -> Callable[[Head | None], list[Step]]:
+        def build(found: Head | None) -> list[Step]:
+            seen.append(found)
+            return [PutHead(head, found)]
+
+        return build
+
+    store.transact_on("default", "p", put_over(first))
+    store.transact_on("default", "p", put_over(second))
+    assert seen == [None, first]
+    assert store.get_head("default", "p") == second
+
+    def refuse(found: Head | None) -> list[Step]:
+        assert found == second
+        raise KeyError("no")
+
+    with pytest.raises(KeyError, match="no"):
+        store.transact_on("default", "p", refuse)
+    with pytest.raises(StepsRefused):
+        store.transact_on("default", "p", lambda found: [PutHead(first, None)])
+    with pytest.raises(ValueError, match="1 to 100 steps"):
+        store.transact_on("default", "p", lambda found: [])
+    assert store.get_head("default", "p") == second
 
 
 def test_too_many_steps_and_an_item_named_twice_are_bugs(store: MetadataStore) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from dfs.chunkbatch import NewChunk, encode_batch
 from dfs.metadata.sqlite import SqliteStore
 from dfs.model import AdminState, NodeInfo, NodeStatus
 from tests.support.caller import Answer, Caller
@@ -153,6 +154,51 @@ def test_chunks_come_back_whole_and_in_pieces(lab: Lab, size: int) -> None:
         assert part.headers["x-dfs-chunk-length"] == str(size)
     assert call(node, "HEAD", chunk(file_id, 3, "get-chunk")).headers["content-length"] == str(size)
     assert call(node, "POST", chunk(file_id, 3, "verify-chunk")).json == {"checksum": checksum, "length": size}
+
+
+def test_a_batch_is_answered_chunk_by_chunk_and_survives_a_kill(lab: Lab) -> None:
+    node, taken = lab.started("n1"), new_id()
+    assert call(node, "PUT", chunk(taken), b"other bytes").status == 201
+    datas = [content(number * 100) for number in range(40)]
+    batch = [
+        NewChunk(new_id(), number, data, hashlib.sha256(data).hexdigest(), zlib.crc32(data), 1 << 20, None)
+        for number, data in enumerate(datas)
+    ]
+    bad = [batch[3]._replace(file_id=taken, chunk_index=0), batch[4]._replace(crc32=0)]
+    answer = call(node, "POST", "/store-chunks", encode_batch([*batch, *bad]))
+    assert answer.status == 200
+    told = answer.json
+    assert (told["node_id"], told["stored"]) == ("n1", 40)
+    errors = told["errors"]
+    assert isinstance(errors, dict)
+    assert {place: (error["status"], error["error"]["code"]) for place, error in errors.items()} == {
+        "40": (409, "chunk_conflict"),
+        "41": (400, "checksum_mismatch"),
+    }
+    malformed = call(node, "POST", "/store-chunks", encode_batch(batch)[:-1])
+    assert (malformed.status, malformed.code) == (400, "bad_request")
+    assert call(node, "POST", "/store-chunks", encode_batch(batch)).json["stored"] == 40, "it is safe to repeat"
+    node.kill()
+    node.start()
+    for stored, data in zip(batch, datas, strict=True):
+        found = call(node, "GET", chunk(stored.file_id, stored.chunk_index, "get-chunk"))
+        assert (found.status, found.body) == (200, data)
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, 2 * PIECE + 5])
+def test_piece_crcs_vouch_for_the_bytes_of_a_store(lab: Lab, size: int) -> None:
+    node, file_id, data = lab.started("n1"), new_id(), content(size)
+    checksum = hashlib.sha256(data).hexdigest()
+    crcs = "".join(f"{zlib.crc32(data[at : at + PIECE]):08x}" for at in range(0, size, PIECE))
+    headers = {"X_Chunk_Checksum": checksum, "X_Dfs_Piece_Crcs": crcs}
+    if size:
+        other = data[:-1] + bytes([data[-1] ^ 1])
+        refused = call(node, "PUT", chunk(file_id), other, **headers)
+        assert (refused.status, refused.code) == (400, "checksum_mismatch")
+        assert call(node, "GET", chunk(file_id, call="get-chunk")).status == 404
+    stored = call(node, "PUT", chunk(file_id), data, **headers)
+    assert (stored.status, stored.json["checksum"]) == (201, checksum)
+    assert call(node, "POST", chunk(file_id, call="verify-chunk")).json == {"checksum": checksum, "length": size}
 
 
 def test_every_refusal_has_its_status_and_stores_nothing(lab: Lab) -> None:

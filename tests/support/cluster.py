@@ -97,12 +97,24 @@ class Server:
         self.spawn(**changes)
         self.wait_ready()
 
+    def workers(self) -> list[int]:
+        """Process ids of its worker processes, if it has any."""
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+        pairs = (line.split() for line in listed.stdout.splitlines())
+        return sorted(int(pid) for pid, parent in pairs if int(parent) == self.pid)
+
     def kill(self) -> None:
-        """`kill -9`; returns when the process is gone."""
+        """`kill -9` of it and its workers; returns when the process is gone."""
         if self.running:
             assert self._process is not None
+            workers = self.workers()
             self._process.kill()
             self._process.wait()
+            for pid in workers:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass  # it noticed that its keeper was gone
         self._forget()
 
     def stop(self, seconds: float = 30) -> int:
@@ -144,6 +156,7 @@ class Cluster:
             "NODE_PORT": "0",
             "DFS_ZONE": "local",
             "DFS_API_PORT": "0",
+            "DFS_API_WORKERS": "1",
         }
         self.environ = base | dict(environ or {})
         self.nodes = [self._node(number) for number in range(1, nodes + 1)]

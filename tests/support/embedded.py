@@ -35,7 +35,7 @@ class Up:
         self.process = subprocess.Popen(
             [sys.executable, *flags, "-m", "dfs", "up", "--data", str(data), "--api-port", "0", *arguments],
             cwd=ROOT,
-            env=os.environ | dict(environ or {}),
+            env=os.environ | {"DFS_API_WORKERS": "1"} | dict(environ or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

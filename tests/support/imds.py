@@ -81,8 +81,11 @@ def _handler(imds: ImdsServer) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("Content-Type", "text/plain")
             self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            try:
+                self.end_headers()
+                self.wfile.write(body)
+            except ConnectionError:  # a caller that had waited long enough
+                self.close_connection = True
 
         do_GET = do_PUT = do_POST = do_HEAD = _answer
 

@@ -12,23 +12,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "dfs"
 
-GROUND = {"", "errors", "model", "logs", "notation", "settings"}
+GROUND = {"", "errors", "model", "chunkbatch", "logs", "notation", "settings"}
 """What every layer may use (`""` is `dfs/__init__.py`: the version numbers)."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     "": set(),
     "errors": set(),
     "model": {"errors"},
+    "chunkbatch": {"errors"},
     "logs": set(),
     "notation": {"model"},
     "settings": {"errors", "notation"},
     "wire": {"", "errors", "logs"},
-    "store": {"", "errors", "model", "logs"},
+    "store": {"", "errors", "model", "chunkbatch", "logs"},
     "metadata": GROUND,
     "process": GROUND,
+    "prefork": GROUND | {"process"},
     "cluster": GROUND | {"wire", "metadata"},
     "repair": GROUND | {"wire", "metadata", "cluster"},
-    "api": GROUND | {"wire", "metadata", "cluster", "repair", "process"},
+    "api": GROUND | {"wire", "metadata", "cluster", "repair", "process", "prefork"},
     "node": GROUND | {"wire", "metadata", "store", "process"},
     "client": GROUND | {"wire"},
     "admin": GROUND | {"wire", "metadata", "cluster", "repair", "client"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -23,9 +24,12 @@ REPOSITORY = Path(process.__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """The tests' own process gets its signal handlers back."""
+    """The tests' own process gets its signal handlers and its garbage collector back."""
     before = {number: signal.getsignal(number) for number in process.STOP_SIGNALS}
+    threshold = gc.get_threshold()
     yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
     for number, handler in before.items():
         signal.signal(number, handler)
     signal.set_wakeup_fd(-1)
@@ -224,6 +228,43 @@ def test_ready_writes_one_json_line_and_closes() -> None:
     assert run(serve, "--ready-fd", str(write)) == 0
     with open(read) as stream:  # reaches its end only because the writing side was closed
         assert json.loads(stream.read()) == {"port": 8081, "node_id": "n"}
+
+
+def test_a_server_that_is_ready_spares_the_garbage_collector_what_stays() -> None:
+    def serve(_settings: NodeSettings, lifetime: Lifetime) -> None:
+        lifetime.ready()
+        lifetime.stop("done")
+
+    assert run(serve) == 0
+    assert gc.get_freeze_count() > 10_000
+    assert gc.get_threshold()[0] == process.GC_YOUNG
+
+
+def test_a_process_that_forks_watches_its_parent_without_a_thread() -> None:
+    read, write = os.pipe()
+    other, signal_of_other = os.pipe()
+
+    def serve(_settings: NodeSettings, lifetime: Lifetime) -> None:
+        assert "parent-watch" not in [thread.name for thread in threading.enumerate()]
+        lifetime.hold_signals()
+        os.write(write, b"words are ignored")
+        assert not lifetime.wait(0.01)
+        os.write(signal_of_other, b"x")
+        assert not lifetime.wait(60, [other]), "ends when the other descriptor can be read"
+        os.read(other, 1)
+        signal.raise_signal(signal.SIGTERM)
+        assert lifetime.wait(60, [other])
+        os.close(write)
+        assert lifetime.wait()
+
+    argv = ["--parent-fd", str(read)]
+    assert process.run("t", NodeSettings, serve, argv, description="", forks=lambda _settings: True) == 0
+
+    with Lifetime(parent_fd=read, threads=False) as lifetime:
+        assert lifetime.wait(60)
+        assert lifetime.reason == "the parent process is gone"
+    for fd in (read, other, signal_of_other):
+        os.close(fd)
 
 
 def test_nobody_reading_the_ready_line_is_no_reason_to_stop() -> None:

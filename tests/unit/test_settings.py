@@ -224,6 +224,39 @@ def test_every_setting_has_one_name_a_meaning_and_an_acceptable_default() -> Non
                 assert field.metadata["parse"](str(field.default)) == field.default
 
 
+@pytest.mark.parametrize(
+    ("cpus", "buffer", "workers"),
+    [(1, 96, 1), (2, 96, 2), (3, 96, 3), (16, 96, 3), (16, 1024, 4), (16, 32, 1), (16, 40, 1)],
+)
+def test_auto_is_a_worker_a_cpu_as_far_as_memory_goes(
+    cpus: int, buffer: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cpus)), raising=False)
+    environ = {"DFS_API_WORKERS": "auto", "DFS_BUFFER_BYTES": f"{buffer}MiB", "DFS_CACHE_BYTES": "8MiB"}
+    settings = load(ApiSettings, environ=environ)
+    assert settings.workers == workers
+    one = settings.of_one_worker()
+    assert (one.buffer_bytes, one.cache_bytes) == ((buffer << 20) // workers, (8 << 20) // workers)
+    assert one.buffer_bytes >= 2 * one.max_chunk_size
+
+
+def test_auto_is_one_worker_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert load(ApiSettings, environ={"DFS_API_WORKERS": "auto"}).workers == 1
+
+
+@pytest.mark.parametrize("text", ["0", "65", "two", "-1", "AUTO"])
+def test_what_is_no_number_of_workers(text: str) -> None:
+    with pytest.raises(SettingsError, match=f"DFS_API_WORKERS='{text}' is not allowed: it must be auto or a whole number"):
+        load(ApiSettings, environ={"DFS_API_WORKERS": text})
+
+
+def test_more_workers_than_memory_allows_are_refused() -> None:
+    with pytest.raises(SettingsError, match="DFS_BUFFER_BYTES=100663296 is divided among DFS_API_WORKERS=4"):
+        load(ApiSettings, environ={"DFS_API_WORKERS": "4"})
+    assert load(ApiSettings, environ={"DFS_API_WORKERS": "4", "DFS_MAX_CHUNK_SIZE": "12MiB"}).workers == 4
+
+
 def test_sockets_meant_for_this_process_are_counted_once() -> None:
     environ = {"LISTEN_PID": "7", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http", "HOME": "/"}
     assert take_listen_fds(environ, pid=7) == 1

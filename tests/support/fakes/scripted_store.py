@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+import pytest
 
 from dfs.errors import Busy, Unavailable
 from dfs.metadata.contract import MetadataStore, OutcomeUnknown, Step, StepsRefused
+from dfs.model import Head
 
 Act = str | Callable[[], object]
+
+
+def intercept(
+    monkeypatch: pytest.MonkeyPatch, store: MetadataStore, transact: Callable[[Any], None]
+) -> None:
+    """Every transaction of `store` goes to `transact`: those on a head, too, which is read first."""
+    monkeypatch.setattr(store, "transact", transact)
+    monkeypatch.setattr(store, "transact_on", partial(MetadataStore.transact_on, store))
 
 
 class ScriptedStore:
@@ -58,6 +70,9 @@ class ScriptedStore:
             self.reads_fail = True
         if act != "ok":
             raise OutcomeUnknown("injected")
+
+    def transact_on(self, bucket: str, path: str, build: Callable[[Head | None], Sequence[Step]]) -> None:
+        self.transact(build(self.get_head(bucket, path)))
 
     def arrive(self) -> list[bool]:
         """Apply the late transactions; for each, whether it was accepted."""
