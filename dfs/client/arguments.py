@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dfs import __version__
+from dfs.client.client import MOST_JOBS
 from dfs.client.failures import UsageError
 from dfs.errors import DfsError
 from dfs.model import parse_file_id
@@ -53,6 +54,12 @@ def _seed_chunk_size(text: str) -> int:
         return int(text)
     except ValueError:
         return _size(text)
+
+
+def _jobs(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MOST_JOBS):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of connections, 1 to {MOST_JOBS}")
+    return int(text)
 
 
 def _uuid(text: str) -> str:
@@ -147,6 +154,10 @@ def _operation(parser: Parser) -> None:
     parser.add_argument("--op-id", type=_uuid, metavar="UUID", help="repeat the operation of this id, never doing it twice")
 
 
+def _connections(parser: Parser, help: str) -> None:
+    parser.add_argument("--jobs", type=_jobs, metavar="N", help=help)
+
+
 def _put(parser: Parser) -> None:
     parser.add_argument("names", nargs="+", metavar="FILE", help="files to store (`-`: stdin), then PATH, DIR/ or PREFIX/")
     parser.add_argument("-r", "--recursive", action="store_true", help="store a directory's files under PREFIX/")
@@ -157,6 +168,7 @@ def _put(parser: Parser) -> None:
     parser.add_argument("--chunk-size", type=_chunk_size, metavar="SIZE", help="such as 1MiB (else the servers choose)")
     parser.add_argument("--content-type", metavar="TYPE", help="media type (else guessed from the name)")
     parser.add_argument("--sha256", type=_sha256, metavar="HEX", help="refuse the file if it does not have this SHA-256")
+    _connections(parser, "send a large file in chunks over N connections (default: 1, as it is; with --resume 4)")
     _operation(parser)
 
 
@@ -168,6 +180,7 @@ def _get(parser: Parser) -> None:
     _conditions(parser)
     parser.add_argument("--if-none-match", metavar="ETAG", help="only if the path shows another file now")
     parser.add_argument("--no-clobber", action="store_true", help="never replace a file here")
+    _connections(parser, "fetch a large file over N connections (default: 4)")
 
 
 def _cat(parser: Parser) -> None:

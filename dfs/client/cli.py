@@ -16,6 +16,7 @@ from typing import TextIO
 from dfs import settings
 from dfs.client import browse, transfer
 from dfs.client.arguments import build_parser
+from dfs.client.chunks import WORKERS
 from dfs.client.client import Client
 from dfs.client.console import Console
 from dfs.client.exits import Exit, exit_code
@@ -108,6 +109,7 @@ def _execute(
         chosen.api,
         bucket=arguments.bucket,
         timeout=arguments.timeout,
+        jobs=getattr(arguments, "jobs", None) or WORKERS,
         retry=RetryPolicy().limited(arguments.retry_for),
         on_retry=on_retry,
         transport=transport,

@@ -11,7 +11,9 @@ from urllib.parse import quote
 
 from dfs.client import results
 from dfs.client.chunkplan import fetch_plan
-from dfs.client.chunks import ChunkFetcher, ChunkSender, begin, finalize
+from dfs.client.chunkput import FROM as CHUNKED_FROM
+from dfs.client.chunkput import put_in_chunks
+from dfs.client.chunks import WORKERS, ChunkFetcher, ChunkSender, begin, finalize
 from dfs.client.content import Download, Locator, conditions, look, verifier_for
 from dfs.client.endpoint import parse_endpoints
 from dfs.client.failures import LocalFailure
@@ -20,7 +22,7 @@ from dfs.client.localfile import AtomicFile, Sink, StreamSink, open_sink
 from dfs.client.partfile import PartFile
 from dfs.client.put import guess_type, put
 from dfs.client.results import BucketView, NodeView, Page, Prefix, StoredFile, Uploaded, UploadStatus
-from dfs.client.resume import Resumable, UploadStates
+from dfs.client.resume import Resumable, UploadStates, choose_chunk_size
 from dfs.client.retry import RetryPolicy
 from dfs.client.session import Call, RetryHook, Session
 from dfs.client.source import Progress, Source, no_progress
@@ -28,6 +30,9 @@ from dfs.client.transport import Transport, file_target, target
 from dfs.errors import BadPath
 from dfs.model import DEFAULT_BUCKET, UPLOADS_BUCKET, check_bucket, check_path, new_file_id, parse_file_id
 from dfs.wire.client import HttpClient
+
+MOST_JOBS = 64
+"""Most connections of one transfer."""
 
 SourceLike = str | os.PathLike[str] | bytes | BinaryIO
 OutLike = str | os.PathLike[str] | BinaryIO
@@ -37,7 +42,8 @@ class Client:
     """A dfs client: thread-safe, with pooled connections; close it, or use it in a `with`.
 
     `api` is a URL or several, comma-separated, tried in turn. `timeout` (seconds) bounds a short
-    call, and how long a transfer may stand still. Every method repeats what failed for a passing
+    call, and how long a transfer may stand still. `jobs` is over how many connections `get` fetches a
+    large file, and chunks are sent and fetched. Every method repeats what failed for a passing
     reason (`retry`) under one operation id, so that a repeat never does a thing twice; what it
     raises in the end is a `dfs.errors.DfsError`. ETags are given and returned without quotes.
     """
@@ -48,11 +54,13 @@ class Client:
         *,
         bucket: str = DEFAULT_BUCKET,
         timeout: float = 60.0,
+        jobs: int = WORKERS,
         retry: RetryPolicy | None = None,
         on_retry: RetryHook | None = None,
         transport: Transport | None = None,
     ) -> None:
         self._bucket = check_bucket(bucket)
+        self._jobs = check_jobs(jobs)
         self._session = Session(
             parse_endpoints(api),
             transport or HttpClient(user_agent="dfs-client"),
@@ -85,6 +93,7 @@ class Client:
         if_none_match: str | None = None,
         sha256: str | None = None,
         op_id: str | None = None,
+        jobs: int = 1,
         progress: Progress = no_progress,
     ) -> StoredFile:
         """Store `source` (a path, bytes or a binary file object) at `path`.
@@ -93,9 +102,26 @@ class Client:
         `if_none_match="*"` creates only, `if_match=ETAG` replaces only that file: ConditionFailed.
         `op_id` (a UUID4) becomes the file id; repeating with the same one never stores twice. A
         source that cannot be read again (a pipe) is not repeated once some of it was read. Without
-        `content_type` it is guessed from the path.
+        `content_type` it is guessed from the path. With `jobs` over 1 a large file on disk goes up in
+        chunks over so many connections; then each chunk has a SHA-256, and the whole has none.
         """
+        check_jobs(jobs)
         with Source.open(source) as body:
+            in_chunks = jobs > 1 and sha256 is None and (body.size or 0) >= CHUNKED_FROM
+            if in_chunks and isinstance(source, (str, os.PathLike)):
+                return put_in_chunks(
+                    self._session,
+                    Path(source),
+                    self._bucket_of(bucket),
+                    check_path(path),
+                    content_type=content_type or guess_type(path),
+                    chunk_size=chunk_size or choose_chunk_size(body.size or 0),
+                    if_match=if_match,
+                    if_none_match=if_none_match,
+                    op_id=parse_file_id(op_id) if op_id else new_file_id(),
+                    jobs=jobs,
+                    progress=progress,
+                )
             return put(
                 self._session,
                 body,
@@ -136,6 +162,7 @@ class Client:
             chunk_size=chunk_size,
             if_match=if_match,
             if_none_match=if_none_match,
+            workers=self._jobs,
         ).run(progress)
 
     def get(
@@ -153,7 +180,8 @@ class Client:
     ) -> StoredFile:
         """The file at `path`, or with `file_id`, into `out`: a path or a binary file object.
 
-        A path appears whole, verified and durable, or stays as it was. `replace` False refuses an
+        A path appears whole, verified and durable, or stays as it was; a large file comes over several
+        connections, spread over the servers. `replace` False refuses an
         existing one. `resume` keeps an interrupted download in `OUT.part` and goes on with it. A
         file object gets the bytes as they come, and an exception when they turn out wrong.
         """
@@ -165,11 +193,17 @@ class Client:
             sink = StreamSink(out, str(getattr(out, "name", "the stream given")))
         elif resume:
             part = PartFile(Path(out), replace=replace)
-            return fetch_on(self._session, locator, part, if_match=if_match, progress=progress)
+            return fetch_on(self._session, locator, part, if_match=if_match, progress=progress, jobs=self._jobs)
         else:
             sink = open_sink(Path(out), replace=replace)
         return fetch(
-            self._session, locator, sink, if_match=if_match, if_none_match=if_none_match, progress=progress
+            self._session,
+            locator,
+            sink,
+            if_match=if_match,
+            if_none_match=if_none_match,
+            progress=progress,
+            jobs=self._jobs,
         )
 
     def iter_content(
@@ -323,7 +357,7 @@ class Client:
             if body.size is None:
                 raise LocalFailure(f"{body.name} cannot be sent in chunks: that needs a file")
             agreed = begin(self._session, filename or os.path.basename(body.name), body.size, chunk_size)
-            sender = ChunkSender(self._session, agreed, body, progress=progress)
+            sender = ChunkSender(self._session, agreed, body, progress=progress, workers=self._jobs)
             sender.send(range(agreed.chunks))
             body.check_unchanged()
             finalize(self._session, sender, agreed, UPLOADS_BUCKET)
@@ -339,7 +373,7 @@ class Client:
         try:
             if not isinstance(file, AtomicFile):
                 raise LocalFailure(f"{os.fspath(out)} is not a regular file: chunks arrive in any order")
-            size = ChunkFetcher(self._session, plan, file, progress).fetch()
+            size = ChunkFetcher(self._session, plan, file, progress, self._jobs).fetch()
             file.commit()
             return size
         finally:
@@ -355,6 +389,13 @@ class Client:
         if file_id is not None:
             return Locator(where, file_id=parse_file_id(file_id))
         return Locator(where, path=check_path(path or ""))
+
+
+def check_jobs(jobs: int) -> int:
+    """`jobs`, if it is a number of connections to have; raises ValueError."""
+    if not 1 <= jobs <= MOST_JOBS:
+        raise ValueError(f"jobs must be 1 to {MOST_JOBS}, not {jobs}")
+    return jobs
 
 
 def _operation(op_id: str | None) -> tuple[str, str]:

@@ -56,10 +56,12 @@ def conditions(if_match: str | None, if_none_match: str | None) -> tuple[tuple[s
 
 
 class Download:
-    """One file's content from `offset` on (then `etag` says of which file). Not thread-safe.
+    """One file's content from `offset` on (then `etag` says of which file, and `size`, where it is known,
+    how long that is), to its end or to `end`. Not thread-safe.
 
     When a connection breaks the rest is asked of the next server, if the file is still the same:
-    `Replaced` when it is not.
+    `Replaced` when it is not. `server` is the one to begin with, of several downloads at once; each
+    then goes its own way round the servers.
     """
 
     def __init__(
@@ -71,6 +73,9 @@ class Download:
         if_none_match: str | None = None,
         offset: int = 0,
         etag: str | None = None,
+        size: int | None = None,
+        end: int | None = None,
+        server: int | None = None,
     ) -> None:
         self._session = session
         self._locator = locator
@@ -80,7 +85,21 @@ class Download:
         self._endpoint: Endpoint | None = None
         self._etag = etag
         self._at = offset
+        self._limit = end
+        self._known_size = size
         self._size = 0
+        self.server = server
+        """The server to ask first, None: the one that the session used last."""
+
+    @property
+    def offset(self) -> int:
+        """Where the next piece begins."""
+        return self._at
+
+    @property
+    def end(self) -> int:
+        """Where the last piece ends, once it is open."""
+        return self._size if self._limit is None else min(self._limit, self._size)
 
     def open(self) -> StoredFile:
         """Ask for the content; nothing of it has been read when this returns.
@@ -88,18 +107,24 @@ class Download:
         Raises NotFound, ConditionFailed (also when `if_none_match` holds: not modified), Replaced.
         """
         try:
-            info = self._session.run(self._attempt, writes=False, streams=True, patience=self._patience)
+            info = self._session.run(
+                self._attempt, writes=False, streams=True, patience=self._patience, server=self.server
+            )
         except (errors.ConditionFailed, errors.RangeNotSatisfiable) as error:
             if self._etag is None:
                 raise
-            raise Replaced(f"{self._locator.what} was replaced while it was being read") from error
-        self._etag, self._size = info.etag, info.size
+            raise self._replaced() from error
+        if self._etag not in (None, info.etag) or self._known_size not in (None, info.size):
+            # What stands between here and the servers may answer by itself, whatever was asked for.
+            self.close()
+            raise self._replaced()
+        self._etag, self._known_size, self._size = info.etag, info.size, info.size
         return info
 
     def pieces(self) -> Iterator[bytes]:
         """The content from the offset to the end, exactly; at most 256 KiB a piece."""
         try:
-            while self._at < self._size:
+            while self._at < self.end:
                 piece = self._next()
                 if piece:
                     self._at += len(piece)
@@ -114,38 +139,62 @@ class Download:
             self._answer.close()
             self._answer = None
 
+    def _replaced(self) -> Replaced:
+        return Replaced(f"{self._locator.what} was replaced while it was being read")
+
     def _attempt(self, endpoint: Endpoint) -> StoredFile:
-        headers = self._conditions
-        if self._etag is not None:
-            headers = (("If-Match", f'"{self._etag}"'),)
-        if self._at:
-            headers = (*headers, ("Range", f"bytes={self._at}-"))
-        call = Call("GET", self._locator.target, self._locator.what, headers=headers, streams=True)
-        answer = self._session.send(endpoint, call)
+        try:
+            answer = self._ask(endpoint)
+        except errors.RangeNotSatisfiable:
+            if self._at:
+                raise
+            self._limit = None  # an empty file has no range
+            answer = self._ask(endpoint)
         try:
             info = self._head(answer)
         except DfsError:
             answer.close()
             raise
         self._answer, self._endpoint = answer, endpoint
+        if self.server is not None:  # the ones before it did not answer: not to be waited for each time
+            self.server = self._session.number_of(endpoint)
         return info
+
+    def _ask(self, endpoint: Endpoint) -> Answer:
+        headers = self._conditions
+        if self._etag is not None:
+            headers = (("If-Match", f'"{self._etag}"'),)
+        if self._at or self._limit is not None:
+            last = "" if self._limit is None else self._limit - 1
+            headers = (*headers, ("Range", f"bytes={self._at}-{last}"))
+        call = Call("GET", self._locator.target, self._locator.what, headers=headers, streams=True)
+        return self._session.send(endpoint, call)
 
     def _head(self, answer: Answer) -> StoredFile:
         size = answer.length
-        if self._at:
-            match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range") or "")
-            size = int(match[3]) if match else None
-            if answer.status != 206 or not match or int(match[1]) != self._at or answer.length != (size or 0) - self._at:
-                raise LocalFailure(f"{self._locator.what}: the server does not answer ranges, so it cannot be resumed")
+        if not self._at and answer.status != 206:
+            self._limit = None  # all of it comes, whatever was asked for
+        if self._at or self._limit is not None:
+            size = self._ranged_size(answer)
         if size is None:
             raise LocalFailure(f"{self._locator.what}: the server does not say how long the content is")
         return file_from_headers(answer.headers, size, self._locator.bucket, self._locator.path)
+
+    def _ranged_size(self, answer: Answer) -> int:
+        """The size of the file, told by an answer with the range that was asked for."""
+        match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range") or "")
+        if match and answer.status == 206:
+            first, last, size = (int(number) for number in match.groups())
+            end = size if self._limit is None else min(self._limit, size)
+            if (first, last + 1, answer.length) == (self._at, end, end - self._at):
+                return size
+        raise LocalFailure(f"{self._locator.what}: the server does not answer ranges, so it cannot be resumed")
 
     def _next(self) -> bytes:
         """The next piece, or nothing after a new connection was made."""
         assert self._answer is not None and self._endpoint is not None  # open() came first
         try:
-            piece = self._answer.read(min(PIECE, self._size - self._at))
+            piece = self._answer.read(min(PIECE, self.end - self._at))
             if piece:
                 return piece
             failure: DfsError = errors.Unavailable(
@@ -154,16 +203,21 @@ class Download:
         except TransportError as error:
             failure = translate(error, self._endpoint, writes=False)
         self.close()
-        self._session.turn_away(self._endpoint)
+        if self.server is None:
+            self._session.turn_away(self._endpoint)
+        else:
+            self.server = self._session.after(self._endpoint)
         if not self._session.wait(failure, self._patience):
             raise failure
         self.open()
         return b""
 
 
-def look(session: Session, locator: Locator, *, if_match: str | None = None) -> StoredFile:
+def look(
+    session: Session, locator: Locator, *, if_match: str | None = None, if_none_match: str | None = None
+) -> StoredFile:
     """What is known of a file without its content (HEAD); raises NotFound, ConditionFailed."""
-    call = Call("HEAD", locator.target, locator.what, headers=conditions(if_match, None))
+    call = Call("HEAD", locator.target, locator.what, headers=conditions(if_match, if_none_match))
 
     def attempt(endpoint: Endpoint) -> StoredFile:
         answer = session.send(endpoint, call)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from dfs.client.failures import LocalConflict, LocalFailure, Replaced, local_failure, printable
+from dfs.client.spans import Spans
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -58,6 +59,17 @@ class AtomicFile:
             while len(view):
                 count = os.pwrite(self._fd, view, offset)
                 view, offset = view[count:], offset + count
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """What was written there, at least one byte."""
+        with _translated("read", self.target):
+            piece = os.pread(self._fd, length, offset)
+        if not piece:
+            raise LocalFailure(f"{printable(str(self.target))} got shorter: somebody else writes to it")
+        return piece
+
+    def landed(self, spans: Spans) -> None:
+        """Nothing is kept of a download that does not end."""
 
     def restart(self) -> None:
         """Forget what was written."""

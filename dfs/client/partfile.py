@@ -1,4 +1,8 @@
-"""A download that may go on another day: `OUT.part`, with the ETag of the file it is a part of."""
+"""A download that may go on another day: `OUT.part`, with the ETag of the file it is a part of.
+
+`OUT.part.json` says `{"etag": …}`, and, when the download came over several connections, in `done`
+which bytes are there as `[[start, end], …]`; without that they are all from the start to the part's end.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,20 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dfs.client.failures import LocalFailure, local_failure, printable
 from dfs.client.localfile import give_name, in_the_way, sync_directory, write_all
+from dfs.client.spans import Spans
 
 _PIECE = 256 << 10
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class PartFile:
-    """The beginning of a file beside its `target`.
+    """Some of a file beside its `target`: its beginning, and maybe more further on.
 
-    `etag` says of which stored file, None while there is nothing usable. What it holds is a hint
+    `etag` says of which stored file, None while there is nothing usable; `holds` which bytes. What it holds is a hint
     until the whole content has been verified: a crash may have damaged it. One process at a time.
     """
 
@@ -36,36 +42,45 @@ class PartFile:
             raise in_the_way(target)
         try:
             self._fd = self._open()
-            self.etag = self._read_note()
+            self.etag, done = self._read_note()
+            self._listed = done is not None
             if self.etag is None:
                 os.ftruncate(self._fd, 0)
-            self.offset = os.lseek(self._fd, 0, os.SEEK_END)
+            size = os.lseek(self._fd, 0, os.SEEK_END)
+            self.holds = Spans([(0, size)]) if done is None else done.cut(size)
         except OSError as error:
             raise local_failure("write", self._part, error) from None
+
+    @property
+    def offset(self) -> int:
+        """How much there is from the start on, without a gap."""
+        return self.holds.prefix()
 
     def begin(self, etag: str) -> None:
         """What is written from now on belongs to the file `etag`."""
         if self.etag == etag:
             return
         self.restart()
-        try:
-            temporary = self._note.with_name(self._note.name + ".tmp")
-            temporary.write_text(json.dumps({"etag": etag}), encoding="utf-8")
-            os.replace(temporary, self._note)
-        except OSError as error:
-            raise local_failure("write", self._note, error) from None
+        self._write_note({"etag": etag})
         self.etag = etag
+
+    def keep_beginning(self) -> None:
+        """Forget what lies behind a gap: from now on `write` goes on where the beginning ends."""
+        offset = self.offset
+        try:
+            os.ftruncate(self._fd, offset)
+            os.lseek(self._fd, offset, os.SEEK_SET)
+        except OSError as error:
+            raise local_failure("write", self._part, error) from None
+        self.holds = Spans([(0, offset)])
+        if self._listed:
+            self._write_note({"etag": self.etag})
 
     def existing(self) -> Iterator[bytes]:
         """What is there already, `offset` bytes."""
         at = 0
         while at < self.offset:
-            try:
-                piece = os.pread(self._fd, min(_PIECE, self.offset - at), at)
-            except OSError as error:
-                raise local_failure("read", self._part, error) from None
-            if not piece:
-                raise LocalFailure(f"{printable(str(self._part))} got shorter: somebody else writes to it")
+            piece = self.read_at(at, min(_PIECE, self.offset - at))
             at += len(piece)
             yield piece
 
@@ -75,7 +90,33 @@ class PartFile:
             write_all(self._fd, piece)
         except OSError as error:
             raise local_failure("write", self._part, error) from None
-        self.offset += len(piece)
+        self.holds.add(self.offset, self.offset + len(piece))
+
+    def write_at(self, piece: bytes, offset: int) -> None:
+        """Write `piece` at `offset`; `landed` tells of it, now and then."""
+        view = memoryview(piece)
+        try:
+            while len(view):
+                count = os.pwrite(self._fd, view, offset)
+                view, offset = view[count:], offset + count
+        except OSError as error:
+            raise local_failure("write", self._part, error) from None
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """What is there, at least one byte."""
+        try:
+            piece = os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise local_failure("read", self._part, error) from None
+        if not piece:
+            raise LocalFailure(f"{printable(str(self._part))} got shorter: somebody else writes to it")
+        return piece
+
+    def landed(self, spans: Spans) -> None:
+        """Remember which bytes are there; to be called before the first `write_at` behind a gap."""
+        self.holds = Spans(spans)
+        self._listed = True
+        self._write_note({"etag": self.etag, "done": list(self.holds)})
 
     def restart(self) -> None:
         """Forget what is there."""
@@ -84,7 +125,7 @@ class PartFile:
             os.lseek(self._fd, 0, os.SEEK_SET)
         except OSError as error:
             raise local_failure("write", self._part, error) from None
-        self.offset = 0
+        self.holds = Spans()
         self.etag = None
 
     def commit(self) -> None:
@@ -103,7 +144,7 @@ class PartFile:
         if self._fd < 0:
             return
         with contextlib.suppress(OSError):  # renamed by commit, or its directory is gone
-            if not self.offset and os.fstat(self._fd).st_ino == os.stat(self._part).st_ino:
+            if not self.holds.total() and os.fstat(self._fd).st_ino == os.stat(self._part).st_ino:
                 os.unlink(self._part)
                 os.unlink(self._note)
         os.close(self._fd)
@@ -121,10 +162,30 @@ class PartFile:
                 raise LocalFailure(f"{printable(str(self._part))} is being written by another process") from None
             os.close(fd)  # it was finished and renamed just before we locked it
 
-    def _read_note(self) -> str | None:
+    def _write_note(self, note: dict[str, Any]) -> None:
+        try:
+            temporary = self._note.with_name(self._note.name + ".tmp")
+            temporary.write_text(json.dumps(note), encoding="utf-8")
+            os.replace(temporary, self._note)
+        except OSError as error:
+            raise local_failure("write", self._note, error) from None
+
+    def _read_note(self) -> tuple[str | None, Spans | None]:
+        """The ETag and what is there, None where the note does not say."""
         try:
             note = json.loads(self._note.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError, RecursionError):
-            return None
+            return None, None
         etag = note.get("etag") if isinstance(note, dict) else None
-        return etag if isinstance(etag, str) and etag.isascii() and etag.isprintable() and '"' not in etag else None
+        if not isinstance(etag, str) or not etag.isascii() or not etag.isprintable() or '"' in etag:
+            return None, None
+        return etag, _spans(note["done"]) if "done" in note else None
+
+
+def _spans(listed: object) -> Spans:
+    """The spans of a note; none when they are not what a note says."""
+    good = isinstance(listed, list) and all(
+        isinstance(span, list) and len(span) == 2 and all(type(end) is int and end >= 0 for end in span)
+        for span in listed
+    )
+    return Spans((start, end) for start, end in listed) if good and isinstance(listed, list) else Spans()

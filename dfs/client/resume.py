@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from dfs import errors
 from dfs.client.chunkplan import fetch_plan
-from dfs.client.chunks import Begun, ChunkSender, begin, finalize, indices, status
+from dfs.client.chunks import WORKERS, Begun, ChunkSender, begin, finalize, indices, status
 from dfs.client.content import conditions
 from dfs.client.failures import LocalFailure, VerifyFailed, local_failure, printable
 from dfs.client.results import StoredFile, UploadStatus
@@ -102,12 +103,20 @@ def choose_chunk_size(size: int) -> int:
     return chunk
 
 
+class Memory(Protocol):
+    """Where it is remembered under which id an upload goes on."""
+
+    def load(self, key: str) -> UploadState | None: ...
+    def save(self, key: str, state: UploadState) -> None: ...
+    def forget(self, key: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Resumable:
     """A file on its way to a path, in chunks, so that an interruption costs no more than a few."""
 
     session: Session
-    states: UploadStates
+    states: Memory
     source: Path
     bucket: str
     path: str
@@ -115,6 +124,9 @@ class Resumable:
     chunk_size: int | None = None
     if_match: str | None = None
     if_none_match: str | None = None
+    workers: int = WORKERS
+    op_id: str | None = None
+    """The id of a new upload; chosen here when there is none."""
 
     def run(self, progress: Progress) -> StoredFile:
         """Begin or go on, until the path shows the file.
@@ -129,7 +141,9 @@ class Resumable:
             upload, found = self._known(key, source.size) or self._new(key, source)
             missing = found.missing if found else ((0, upload.chunks - 1),) if upload.chunks else ()
             sent_before = source.size - _length(upload, missing)
-            sender = ChunkSender(self.session, upload, source, progress=progress, already=sent_before)
+            sender = ChunkSender(
+                self.session, upload, source, progress=progress, already=sent_before, workers=self.workers
+            )
             if found is None or found.state == FileState.UPLOADING:
                 sender.send(indices(missing))
                 source.check_unchanged()
@@ -161,7 +175,7 @@ class Resumable:
 
     def _new(self, key: str, source: Source) -> tuple[Begun, None]:
         size = source.size or 0
-        state = UploadState(new_file_id(), self.chunk_size or choose_chunk_size(size))
+        state = UploadState(self.op_id or new_file_id(), self.chunk_size or choose_chunk_size(size))
         self.states.save(key, state)
         upload = begin(
             self.session,

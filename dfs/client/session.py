@@ -130,10 +130,11 @@ class Session:
         streams: bool = False,
         may_repeat: Callable[[], bool] = lambda: True,
         patience: Patience | None = None,
+        server: int | None = None,
     ) -> T:
         """`attempt` until it succeeds, fails for good, or patience ends.
 
-        `may_repeat` is asked after a failure: False ends it (the body cannot be sent again). Once an
+        `server` is the one to begin with; without it that is the one which answered last. `may_repeat` is asked after a failure: False ends it (the body cannot be sent again). Once an
         outcome was unknown, giving up raises `Unknown`, whatever the later attempts met.
         """
         patience = patience or self.patience()
@@ -141,7 +142,7 @@ class Session:
         unsure: DfsError | None = None
         while True:
             worst: DfsError | None = None
-            for index, endpoint in self._in_turn():
+            for index, endpoint in self._in_turn(self._first if server is None else server):
                 try:
                     result = attempt(endpoint)
                 except TransportError as error:
@@ -149,7 +150,8 @@ class Session:
                 except DfsError as error:
                     failure = error
                 else:
-                    self._first = index
+                    if server is None:
+                        self._first = index
                     return result
                 unsure = failure if isinstance(failure, errors.Unknown) else unsure
                 if not failure.retryable or not may_repeat():
@@ -172,11 +174,22 @@ class Session:
 
     def turn_away(self, endpoint: Endpoint) -> None:
         """Begin the next call with the server after `endpoint`."""
-        self._first = (self._endpoints.index(endpoint) + 1) % len(self._endpoints)
+        self._first = self.after(endpoint)
 
-    def _in_turn(self) -> list[tuple[int, Endpoint]]:
+    def after(self, endpoint: Endpoint) -> int:
+        """The number of the server after `endpoint`."""
+        return (self.number_of(endpoint) + 1) % len(self._endpoints)
+
+    def number_of(self, endpoint: Endpoint) -> int:
+        """The number of this server."""
+        return self._endpoints.index(endpoint)
+
+    def nth(self, number: int) -> int:
+        """The server for the connection `number` of several, so that they spread over all servers."""
+        return (self._first + number) % len(self._endpoints)
+
+    def _in_turn(self, first: int) -> list[tuple[int, Endpoint]]:
         numbered = list(enumerate(self._endpoints))
-        first = self._first
         return numbered[first:] + numbered[:first]
 
 

@@ -137,6 +137,7 @@ def _put_one(context: Context, arguments: argparse.Namespace, name: str, path: s
                     if_none_match=if_none_match,
                     sha256=arguments.sha256,
                     op_id=op_id,
+                    jobs=arguments.jobs or 1,
                     progress=progress,
                 )
             except Unknown as error:

@@ -264,7 +264,9 @@ class FakeApi:
         file_id = fields.get("op_id") or new_file_id()
         path = fields.get("path") or f"{file_id}/{fields['filename']}"
         bucket = fields.get("bucket") or "uploads"
-        self.uploads.setdefault(file_id, Upload(bucket, path, fields["size"], chunk_size))
+        upload = self.uploads.setdefault(file_id, Upload(bucket, path, fields["size"], chunk_size))
+        if (upload.bucket, upload.path) != (bucket, path):
+            raise errors.ConditionFailed(f"id {file_id} belongs to an upload of another file")
         targets = [
             {"chunk_index": n, "node": "node1", "url": f"http://h/proxy-chunk-upload?chunk_index={n}&node_id=node1"}
             for n in range(chunk_count(fields["size"], chunk_size))
@@ -324,16 +326,16 @@ class FakeApi:
         if file_id in self.done:
             found = self.done[file_id]
             state, size, chunk_size, gaps = "committed", len(found.body), found.chunk_size, []
-            path = next((key[1] for key, value in self.files.items() if value is found), "gone")
+            bucket, path = next((key for key, value in self.files.items() if value is found), ("default", "gone"))
         elif file_id in self.uploads:
             upload = self.uploads[file_id]
             state, size, chunk_size, gaps = "uploading", upload.size, upload.chunk_size, missing(upload)
-            path = upload.path
+            bucket, path = upload.bucket, upload.path
         else:
             raise errors.NotFound("there is no such upload")
         count = chunk_count(size, chunk_size)
         facts = {"file_id": file_id, "state": state, "size": size, "chunk_size": chunk_size, "chunks": count}
-        return as_json(facts | {"missing": gaps, "path": path})
+        return as_json(facts | {"missing": gaps, "bucket": bucket, "path": path})
 
     def _nodes(self, _: Seen) -> FakeAnswer:
         node = {"node_id": "node1", "address": "127.0.0.1", "port": 8081, "zone": "local", "state": "active"}
@@ -412,20 +414,21 @@ def content(seen: Seen, stored: Stored) -> FakeAnswer:
         headers.append(("X-File-SHA256", stored.sha256))
     if seen.headers.get("If-None-Match") in ("*", tag):
         return FakeAnswer(304, headers)
-    wanted = re.fullmatch(r"bytes=([0-9]+)-", seen.headers.get("Range") or "")
+    wanted = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", seen.headers.get("Range") or "")
     size = len(stored.body)
     if wanted is None:
         return FakeAnswer(200, headers, stored.body, head=seen.method == "HEAD")
     first = int(wanted[1])
     if first >= size:
         raise errors.RangeNotSatisfiable("outside the file")
-    headers.append(("Content-Range", f"bytes {first}-{size - 1}/{size}"))
-    return FakeAnswer(206, headers, stored.body[first:])
+    last = min(size - 1, int(wanted[2])) if wanted[2] else size - 1
+    headers.append(("Content-Range", f"bytes {first}-{last}/{size}"))
+    return FakeAnswer(206, headers, stored.body[first : last + 1])
 
 
 def client_of(api: FakeApi, urls: str = "http://a:1", **options: Any) -> Client:
-    """A client of the fake that tries again without waiting."""
-    return Client(urls, transport=api, **{"retry": FAST} | options)
+    """A client of the fake that tries again without waiting; over one connection unless told otherwise."""
+    return Client(urls, transport=api, **{"retry": FAST, "jobs": 1} | options)
 
 
 class Terminal(io.TextIOWrapper):

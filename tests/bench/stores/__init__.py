@@ -1,0 +1,1 @@
+"""The stores that are measured, each behind the interface of `server`."""
