@@ -4,6 +4,9 @@
 WORKERS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
+PEERS ?=
+# More arguments for the bench, such as BENCH="--quick --only '1 KiB*'".
+BENCH ?=
 
 # The first interpreter that is Python 3.11 or newer and complete; `make test PYTHON=...` overrides.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python \
@@ -30,12 +33,12 @@ test: lint  ## everything this machine can run, in under 20 minutes
 test-long: venv  ## the slow sweeps, and big files (hours)
 	$(RUN) -m pytest -n $(WORKERS) --durations=20 --timeout=0 --long
 
-bench: venv  ## throughput, as JSON and a table
-	$(RUN) -m tests.bench
+bench: venv  ## figures beside nginx's and the machine's (PEERS=1: SeaweedFS's and Swift's too): bench.json, bench.svg, tables
+	$(RUN) -m tests.bench $(if $(filter 1,$(PEERS)),--peers) --json bench.json --svg bench.svg $(BENCH)
 
 deps:  ## (root, apt) what tests want from the system
 	@sh tests/support/deps.sh
 
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) build dist dfs.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bench build dist dfs.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find dfs tests -name __pycache__ -type d -prune -exec rm -rf {} +
