@@ -120,7 +120,8 @@ class ChunkSource:
         """Bytes first_byte..last_byte (None: to the end) of one chunk; raises as `stream`, and
         RangeNotSatisfiable.
 
-        `prefer` names the node to ask first; if it has the chunk, one row is all that is looked up.
+        `prefer` names the node to ask first; if it has the chunk, one row is all that is looked up. Nobody
+        has looked at the file's state, so what is read here is not kept in memory: it could outlive the file.
         """
         cached = self._cache.get(file_id, chunk_index)
         if cached is not None:
@@ -132,7 +133,7 @@ class ChunkSource:
             raise self._nowhere(file_id, chunk_index, ())
         last_byte = _last_of(chunk_index, first_byte, last_byte, rows.length)
         if 0 < rows.length <= SMALL:
-            data = self._fetch(file_id, chunk_index, rows, prefer)
+            data = self._fetch(file_id, chunk_index, rows, prefer)  # not kept: the file may be going
             return PieceStream.of(data[first_byte : last_byte + 1], rows.checksum)
         pieces = self._chunk(file_id, chunk_index, rows, first_byte, last_byte, prefer)
         return PieceStream(pieces, last_byte - first_byte + 1, rows.checksum)
@@ -145,7 +146,9 @@ class ChunkSource:
         if cached is not None and len(cached.data) == length and checksum in (None, cached.checksum):
             return cached.data
         rows = self._described(file_id, chunk_index, length, last)
-        return self._fetch(file_id, chunk_index, rows, None)
+        data = self._fetch(file_id, chunk_index, rows, None)
+        self._cache.put(file_id, chunk_index, rows.checksum, data, rows.until)
+        return data
 
     def _fetch(self, file_id: str, chunk_index: int, rows: ChunkRows, prefer: str | None) -> bytes:
         """The chunk that `rows` describe, from a node."""
@@ -154,7 +157,6 @@ class ChunkSource:
             data = bytes(next(pieces))
         finally:
             pieces.close()
-        self._cache.put(file_id, chunk_index, rows.checksum, data, rows.until)
         return data
 
     def _described(self, file_id: str, chunk_index: int, length: int, last: int) -> ChunkRows:
