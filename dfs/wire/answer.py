@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,8 +10,8 @@ from http import HTTPStatus
 from typing import cast
 
 from dfs.errors import DfsError
-from dfs.wire.link import READ_AHEAD, FileEnded, Link
-from dfs.wire.message import FileSlice, Piece, Response
+from dfs.wire.link import READ_AHEAD, Link
+from dfs.wire.message import Piece, Response
 
 JOIN_BYTES = 64 * 1024
 """Up to this size copying head and body together is cheaper than a second packet."""
@@ -68,27 +67,6 @@ def error_response(error: DfsError, request_id: str) -> Response:
     return Response.json(error.status, error.payload(request_id), headers)
 
 
-def _measurable(piece: Piece | FileSlice) -> Piece:
-    """`piece`, which must be bytes. Raises ValueError."""
-    if isinstance(piece, FileSlice):
-        raise ValueError("a slice of a file needs a body of declared length")
-    return piece
-
-
-def _read(source: FileSlice, start: int, end: int) -> bytes:
-    """The bytes from `start` to `end` of the slice; raises AnswerBroken when they are not there."""
-    found = b""
-    while len(found) < end - start:
-        try:
-            more = os.pread(source.fd, end - start - len(found), source.offset + start + len(found))
-        except OSError as error:
-            raise AnswerBroken(f"a file of the body cannot be read: {error}") from None
-        if not more:
-            raise AnswerBroken("a file of the body is shorter than its slice")
-        found += more
-    return found
-
-
 class Answer:
     """One response on its way out.
 
@@ -100,8 +78,8 @@ class Answer:
 
     def __init__(self, response: Response) -> None:
         self._response = response
-        self._pieces: Iterator[Piece | FileSlice] | None = None
-        self._first: Piece | FileSlice = b""
+        self._pieces: Iterator[Piece] | None = None
+        self._first: Piece = b""
         self._head = b""
         self._chunked = False
         self.sent = 0
@@ -133,8 +111,6 @@ class Answer:
                 self._first = first
             elif length:
                 raise ValueError(f"an empty response declares {length} bytes")
-            if length is None:
-                _measurable(self._first)
         framing = ""
         if response.status != 204 and (response.status != 304 or response.length is not None):
             if length is not None:
@@ -155,7 +131,7 @@ class Answer:
         """
         pieces = self._pieces
         if pieces is None:
-            body = _measurable(self._first)
+            body = self._first
             size = len(body) if type(body) is bytes else memoryview(body).nbytes
             if size <= READ_AHEAD:
                 link.send(self._head + body if size else self._head)
@@ -169,11 +145,10 @@ class Answer:
         else:
             self._send_declared(link, pieces, self._response.length)
 
-    def _send_chunks(self, link: Link, pieces: Iterator[Piece | FileSlice]) -> None:
+    def _send_chunks(self, link: Link, pieces: Iterator[Piece]) -> None:
         pending = self._head
-        piece: Piece | FileSlice | None = self._first
+        piece: Piece | None = self._first
         while piece is not None:
-            piece = _measurable(piece)
             size = memoryview(piece).nbytes
             if size:
                 pending += b"%x\r\n" % size
@@ -186,46 +161,34 @@ class Answer:
             piece = next(pieces, None)
         link.send(pending + b"0\r\n\r\n")
 
-    def _send_plain(self, link: Link, pieces: Iterator[Piece | FileSlice]) -> None:
+    def _send_plain(self, link: Link, pieces: Iterator[Piece]) -> None:
         """Send the pieces, whose end is the connection's."""
         link.send(self._head)
-        piece: Piece | FileSlice | None = self._first
+        piece: Piece | None = self._first
         while piece is not None:
-            piece = _measurable(piece)
             link.send(piece)
             self.sent += memoryview(piece).nbytes
             piece = next(pieces, None)
 
-    def _send_declared(self, link: Link, pieces: Iterator[Piece | FileSlice], length: int) -> None:
+    def _send_declared(self, link: Link, pieces: Iterator[Piece], length: int) -> None:
         """Send the pieces; the last byte only when the iterator has ended at exactly `length`.
 
         So nothing that goes wrong at the very end of a body (a checksum, say) can look complete.
         """
         pending = self._head
-        piece: Piece | FileSlice | None = self._first
+        piece: Piece | None = self._first
         while piece is not None:
-            source: memoryview | FileSlice
-            if isinstance(piece, FileSlice) and piece.length > JOIN_BYTES:
-                source, size = piece, piece.length
-            else:
-                source = memoryview(_read(piece, 0, piece.length) if isinstance(piece, FileSlice) else piece)
-                source = source.cast("B")
-                size = len(source)
+            source = memoryview(piece).cast("B")
+            size = len(source)
             self.sent += size
             if self.sent > length:
                 raise AnswerBroken(f"the body is longer than the {length} bytes declared")
             if size > JOIN_BYTES:
                 whole = size if self.sent < length else size - 1
-                if isinstance(source, FileSlice):
-                    if pending:
-                        link.send(pending)
-                    self._send_file(link, source, whole)
-                    pending = _read(source, whole, size)
-                else:
-                    link.send_both(pending, source[:whole])
-                    pending = bytes(source[whole:])
+                link.send_both(pending, source[:whole])
+                pending = bytes(source[whole:])
             else:
-                pending += source  # type: ignore[operator]  # a memoryview here
+                pending += source
                 if self.sent < length and pending:
                     link.send(pending)
                     pending = b""
@@ -235,18 +198,12 @@ class Answer:
         if pending:
             link.send(pending)
 
-    def _send_file(self, link: Link, source: FileSlice, length: int) -> None:
-        try:
-            link.send_file(source.fd, source.offset, length)
-        except FileEnded as error:
-            raise AnswerBroken(f"a file of the body cannot be sent: {error}") from None
-
     def close(self) -> None:
         """Close the body's iterator, and the iterable when that is another object."""
         body = self._response.body
         if body is None or isinstance(body, (bytes, bytearray, memoryview)):
             return
         for each in (self._pieces, body) if self._pieces is not body else (body,):
-            close = getattr(cast(Iterable[Piece | FileSlice] | None, each), "close", None)
+            close = getattr(cast(Iterable[Piece] | None, each), "close", None)
             if close is not None:
                 close()

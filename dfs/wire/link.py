@@ -11,8 +11,6 @@ waits for: 40 ms each on a loopback connection, whose segments are as large as i
 
 from __future__ import annotations
 
-import errno
-import os
 import select
 import socket
 import struct
@@ -32,18 +30,10 @@ _NOW = int(socket.MSG_DONTWAIT)
 _WHOLE = int(socket.MSG_WAITALL)
 _PAUSE = struct.pack("ll", int(PAUSE), int(PAUSE * 1_000_000) % 1_000_000)
 _RESET = struct.pack("ii", 1, 0)
-_FILE_STEP = 256 * 1024
-"""Read at once of a file that cannot be sent without reading it."""
-_NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT})
 
 
 class PeerGone(Exception):
     """The other side closed or reset the connection."""
-
-
-class FileEnded(Exception):
-    """A file that was to be sent is shorter than it should be, or cannot be read."""
 
 
 class FramingError(Exception):
@@ -247,39 +237,6 @@ class Link:
                 raise PeerGone(str(error)) from None
             patience.moved(count, time.monotonic() - started)
             return count
-
-    def send_file(self, fd: int, offset: int, length: int) -> None:
-        """Send `length` bytes from `offset` of the open file `fd`; raises FileEnded when it lacks them."""
-        end = offset + length
-        sendfile = getattr(os, "sendfile", None)
-        while sendfile is not None and offset < end:
-            self.patience.next_wait()
-            started = time.monotonic()
-            try:
-                count = sendfile(self.sock.fileno(), fd, offset, min(end - offset, SEND_STEP))
-            except BlockingIOError:
-                self.patience.waited(time.monotonic() - started)
-                self._wait_out()
-                continue
-            except OSError as error:
-                if error.errno in _GONE:
-                    raise PeerGone(str(error)) from None
-                if error.errno not in _NO_SENDFILE:
-                    raise FileEnded(f"cannot read: {error}") from None
-                break  # this kind of file, or socket: read and send instead
-            if not count:
-                raise FileEnded(f"the file ends {end - offset} bytes early")
-            offset += count
-            self.patience.moved(count, time.monotonic() - started)
-        while offset < end:
-            try:
-                piece = os.pread(fd, min(_FILE_STEP, end - offset), offset)
-            except OSError as error:
-                raise FileEnded(f"cannot read: {error}") from None
-            if not piece:
-                raise FileEnded(f"the file ends {end - offset} bytes early")
-            self.send(piece)
-            offset += len(piece)
 
     def send_watching(self, view: memoryview) -> int:
         """Send `view`; returns how much was sent: less than all when the peer has spoken, or is gone."""

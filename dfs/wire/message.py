@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dfs.wire.body import Body
     from dfs.wire.server import HttpServer
 
-__all__ = ["FileSlice", "Headers", "Piece", "Query", "Request", "Response", "parse_json_object"]
+__all__ = ["Headers", "Piece", "Query", "Request", "Response", "parse_json_object"]
 
 
 class Headers:
@@ -96,20 +96,6 @@ class Request:
 Piece = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class FileSlice:
-    """A piece of an answer's body: `length` bytes from `offset` of the open file `fd`.
-
-    The kernel sends them straight from the page cache. `fd` stays the iterable's: open until it is
-    asked for the next piece, or closed. A file that ends or fails within the slice breaks the answer.
-    Only bodies of declared length may hold such pieces.
-    """
-
-    fd: int
-    offset: int
-    length: int
-
-
 @dataclass(slots=True)
 class Response:
     """An answer.
@@ -123,7 +109,7 @@ class Response:
 
     status: int
     headers: Sequence[tuple[str, str]] = ()
-    body: Piece | Iterable[Piece | FileSlice] | None = None
+    body: Piece | Iterable[Piece] | None = None
     length: int | None = None
 
     @classmethod

@@ -72,7 +72,7 @@ def resident(pids: Iterable[int]) -> list[int]:
 def describe(directory: Path) -> dict[str, object]:
     """What a reader needs to know of the machine to compare figures with another's."""
     return {
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "architecture": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
