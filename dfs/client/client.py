@@ -9,16 +9,15 @@ from types import TracebackType
 from typing import BinaryIO
 from urllib.parse import quote
 
-from dfs.client import results
-from dfs.client.chunkplan import fetch_plan
+from dfs.client import results, seed
 from dfs.client.chunkput import FROM as CHUNKED_FROM
 from dfs.client.chunkput import put_in_chunks
-from dfs.client.chunks import WORKERS, ChunkFetcher, ChunkSender, begin, finalize
+from dfs.client.chunks import WORKERS
 from dfs.client.content import Download, Locator, conditions, look, verifier_for
 from dfs.client.endpoint import parse_endpoints
 from dfs.client.failures import LocalFailure
 from dfs.client.fetch import fetch, fetch_on
-from dfs.client.localfile import AtomicFile, Sink, StreamSink, open_sink
+from dfs.client.localfile import Sink, StreamSink, open_sink
 from dfs.client.partfile import PartFile
 from dfs.client.put import guess_type, put
 from dfs.client.results import BucketView, NodeView, Page, Prefix, StoredFile, Uploaded, UploadStatus
@@ -28,7 +27,7 @@ from dfs.client.session import Call, RetryHook, Session
 from dfs.client.source import Progress, Source, no_progress
 from dfs.client.transport import Transport, file_target, target
 from dfs.errors import BadPath
-from dfs.model import DEFAULT_BUCKET, UPLOADS_BUCKET, check_bucket, check_path, new_file_id, parse_file_id
+from dfs.model import DEFAULT_BUCKET, check_bucket, check_path, new_file_id, parse_file_id
 from dfs.wire.client import HttpClient
 
 MOST_JOBS = 64
@@ -354,30 +353,14 @@ class Client:
         Without `chunk_size` the servers' default counts (1 KiB). The source must be seekable.
         """
         with Source.open(source) as body:
-            if body.size is None:
-                raise LocalFailure(f"{body.name} cannot be sent in chunks: that needs a file")
-            agreed = begin(self._session, filename or os.path.basename(body.name), body.size, chunk_size)
-            sender = ChunkSender(self._session, agreed, body, progress=progress, workers=self._jobs)
-            sender.send(range(agreed.chunks))
-            body.check_unchanged()
-            finalize(self._session, sender, agreed, UPLOADS_BUCKET)
-            return Uploaded(agreed.file_id, agreed.size, agreed.chunk_size, agreed.chunks)
+            return seed.upload(self._session, body, filename, chunk_size, self._jobs, progress)
 
     def download(self, file_id: str, out: str | os.PathLike[str], *, progress: Progress = no_progress) -> int:
         """Fetch a file by the seed protocol into the path `out`, whole and verified, or not at all.
 
         Returns its size.
         """
-        plan = fetch_plan(self._session, parse_file_id(file_id))
-        file = open_sink(Path(out))
-        try:
-            if not isinstance(file, AtomicFile):
-                raise LocalFailure(f"{os.fspath(out)} is not a regular file: chunks arrive in any order")
-            size = ChunkFetcher(self._session, plan, file, progress, self._jobs).fetch()
-            file.commit()
-            return size
-        finally:
-            file.abort()
+        return seed.download(self._session, parse_file_id(file_id), Path(out), self._jobs, progress)
 
     def _bucket_of(self, bucket: str | None) -> str:
         return self._bucket if bucket is None else check_bucket(bucket)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dfs.errors import BadRequest, PayloadTooLarge, RequestTimeout
 from dfs.wire.chunked import ChunkedReader
-from dfs.wire.link import FramingError, Link, PeerGone
+from dfs.wire.link import FramingError, Link, PeerGone, fill
 from dfs.wire.pace import TooSlow
 
 _STEP = 64 * 1024
@@ -48,13 +48,7 @@ class Body:
         """Fill `view`; returns fewer bytes only when the body ends."""
         if self._chunks is None:
             return self._receive(view, True)
-        filled = 0
-        while filled < len(view):
-            count = self._receive(view[filled:], False)
-            if not count:
-                break
-            filled += count
-        return filled
+        return fill(view, self.readinto)
 
     def _receive(self, view: memoryview, fully: bool) -> int:
         if self.failed:

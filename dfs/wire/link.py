@@ -15,7 +15,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dfs.wire.pace import Patience
 
@@ -285,3 +285,14 @@ class Link:
     def close(self) -> None:
         """Close the socket."""
         self.sock.close()
+
+
+def fill(view: memoryview, receive: Callable[[memoryview], int]) -> int:
+    """Call `receive` until `view` is full or there is no more (0); the number of bytes."""
+    filled = 0
+    while filled < len(view):
+        count = receive(view[filled:])
+        if not count:
+            break
+        filled += count
+    return filled

@@ -10,7 +10,7 @@ from typing import Any
 from dfs.errors import BadRequest
 from dfs.wire.chunked import ChunkedReader
 from dfs.wire.head import ResponseHead
-from dfs.wire.link import FramingError, Link, PeerGone
+from dfs.wire.link import FramingError, Link, PeerGone, fill
 from dfs.wire.message import Headers
 from dfs.wire.pace import TooSlow
 from dfs.wire.strict_json import parse_json
@@ -83,13 +83,7 @@ class ClientResponse:
         """Fill `view`; returns fewer bytes only when the body ends."""
         if self._left is not None and self._chunks is None:
             return self._receive(view, True)
-        filled = 0
-        while filled < len(view):
-            count = self._receive(view[filled:], False)
-            if not count:
-                break
-            filled += count
-        return filled
+        return fill(view, self.readinto)
 
     def _receive(self, view: memoryview, fully: bool) -> int:
         link = self._link

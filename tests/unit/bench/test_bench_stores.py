@@ -19,7 +19,7 @@ from tests.bench.stores.nginx import find_nginx
 from tests.bench.stores.seaweedfs import PLAIN, SYNCED
 from tests.bench.stores.server import Missing, NotStarted, Program, free_ports, wait_until
 
-SLEEPER = "import subprocess, sys, time; {child}print('up', flush=True); time.sleep(600)"
+WAITER = "import signal, subprocess, sys; {child}print('up', flush=True); signal.pause()"
 
 
 def _program(tmp_path: Path, text: str) -> Program:
@@ -106,8 +106,8 @@ def test_waiting_ends(tmp_path: Path) -> None:
 
 
 def test_stopping_ends_what_a_program_has_started(tmp_path: Path) -> None:
-    child = "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
-    program = _program(tmp_path, SLEEPER.format(child=child))
+    child = "p = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()']); "
+    program = _program(tmp_path, WAITER.format(child=child))
     assert program.process.stdout is not None
     program.process.stdout.readline()
     family = [process.pid for process in machine.family([program.pid])]
@@ -130,7 +130,7 @@ def _wait_gone(pid: int) -> None:
 
 
 def test_a_program_that_will_not_stop_is_killed(tmp_path: Path) -> None:
-    program = _program(tmp_path, "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)")
+    program = _program(tmp_path, "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); signal.pause()")
     assert program.process.stdout is not None
     program.process.stdout.readline()
     program.stop(patience=0.1)
