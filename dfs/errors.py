@@ -136,6 +136,20 @@ class NotFinalized(DfsError):
     code = "not_finalized"
 
 
+class Fenced(DfsError):
+    """The caller works under a lease that somebody else has taken since (nodes only)."""
+
+    status = 409
+    code = "fenced"
+
+
+class Refused(DfsError):
+    """The operators' command would endanger data or writes now; `details["reasons"]` lists why."""
+
+    status = 409
+    code = "refused"
+
+
 class Gone(DfsError):
     """The file was deleted for good."""
 

@@ -10,6 +10,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from dfs.errors import BadPath, BadRequest
 
@@ -44,6 +45,13 @@ class AdminState(StrEnum):
     DECOMMISSIONED = "decommissioned"
 
 
+class Retired(StrEnum):
+    """Why a file is in the trash: an operator or client deleted it, or other content took its path."""
+
+    DELETED = "deleted"
+    REPLACED = "replaced"
+
+
 class NodeStatus(StrEnum):
     """What a node says of itself."""
 
@@ -62,7 +70,8 @@ class FileRecord:
     life of an upload; for the other states the time of the last state change. `origin` is
     "bucket/path" as the upload named it (a move changes `path`, never `origin`), by which a repeat
     of the upload is told from another use of its id; `modified` is the time of the commit. Both
-    are filled in by `dfs.metadata.operations`.
+    are filled in by `dfs.metadata.operations`. `retired` says why a file is in the trash (a value of
+    `Retired`), else it is empty.
     """
 
     file_id: str
@@ -80,6 +89,7 @@ class FileRecord:
     touched_at: int
     origin: str = ""
     modified: int = 0
+    retired: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,12 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """A node's registry row."""
+    """A node's registry row.
+
+    `admin_at` is when `admin_state` was last set, `admin_until` when a `maintenance` ends by itself (0: not
+    set). `bad_chunks` is how many chunks the node knows to be bad on its disk, `scrubbed_at` the beginning of
+    the last complete pass of its scrubber (0: none since the index was made).
+    """
 
     node_id: str
     address: str
@@ -133,6 +148,16 @@ class NodeInfo:
     version: str
     wire_version: int
     disk_format: int
+    admin_at: int = 0
+    admin_until: int = 0
+    bad_chunks: int = 0
+    scrubbed_at: int = 0
+
+    def state_at(self, now_ms: int) -> AdminState:
+        """The administrative state then: a `maintenance` that is over is `active`."""
+        if self.admin_state is AdminState.MAINTENANCE and 0 < self.admin_until <= now_ms:
+            return AdminState.ACTIVE
+        return self.admin_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +185,16 @@ class Lease:
     owner: str
     fence: int
     beat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A small JSON object that all servers share (the state of repair, the last audit). `version` grows by
+    one with every write."""
+
+    name: str
+    version: int
+    value: dict[str, Any]
 
 
 def new_file_id() -> str:

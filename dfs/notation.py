@@ -1,4 +1,5 @@
-"""How values of settings and arguments are written: sizes, times, numbers, addresses, URLs.
+"""How values of settings and arguments are written: sizes, times, numbers, addresses, URLs; and how sizes
+and times are shown to people.
 
 Each parser takes the text and returns the value; its ValueError says what is allowed, to be put
 behind "it must be".
@@ -26,6 +27,8 @@ _SIZES = {
 }  # fmt: skip
 _TIMES = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
+_SHOWN_SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
 Parser = Callable[[str], Any]
 
 
@@ -44,6 +47,24 @@ def parse_time(text: str) -> float:
     if not match or match[2] not in _TIMES:
         raise ValueError("a time such as 30, 500ms, 15m, 24h or 7d")
     return float(match[1]) * _TIMES[match[2]]
+
+
+def format_size(size: float) -> str:
+    """`1.5 GiB`; whole bytes below 1 KiB."""
+    unit = 0
+    while size >= 999.5 and unit < len(_SHOWN_SIZES) - 1:
+        size /= 1024
+        unit += 1
+    return f"{size:.0f} B" if not unit else f"{size:.{0 if size >= 99.95 else 1}f} {_SHOWN_SIZES[unit]}"
+
+
+def format_span(seconds: float) -> str:
+    """A length of time, in its largest unit: `45 s`, `12 min`, `3.5 h`, `6 d`."""
+    for size, unit in ((86400, "d"), (3600, "h")):
+        if seconds >= 1.5 * size:
+            count = seconds / size
+            return f"{count:.0f} {unit}" if count >= 10 or abs(count - round(count)) < 0.05 else f"{count:.1f} {unit}"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(0.0, seconds):.0f} s"
 
 
 def integers(low: int, high: int) -> Parser:

@@ -46,6 +46,9 @@ def setting(env: str, parse: Parser, default: Any, help: str) -> Any:
 
 MOST_AUTO_WORKERS = 4
 
+_API: Any = setting(
+    "DFS_API", str, "http://localhost:8080", "URL of the API server; several, comma-separated, are tried in turn"
+)
 _TABLE = texts(r"[A-Za-z0-9_.-]{3,255}", "a DynamoDB table name: 3 to 255 of A-Z a-z 0-9 _ . -")
 
 
@@ -154,6 +157,22 @@ class ApiSettings(ServerSettings):
         "DFS_DELETE_GRACE", times(0, 86400), 900.0, "time between marking a file as deleting and erasing its bytes"
     )
     erase_interval: float = setting("DFS_ERASE_INTERVAL", times(0.05, 86400), 60.0, "time between runs of the eraser")
+    trash_retention: float = setting(
+        "DFS_TRASH_RETENTION", times(0, 3650 * 86400), 7 * 86400.0, "time that deleted files can be restored"
+    )
+    replaced_retention: float = setting(
+        "DFS_REPLACED_RETENTION", times(0, 3650 * 86400), 3600.0, "time that overwritten content can be restored"
+    )
+    repair_delay: float = setting(
+        "DFS_REPAIR_DELAY", times(0, 7 * 86400), 600.0, "a node absent for this long is replaced by copies on others"
+    )
+    repair_mbps: int = setting(
+        "DFS_REPAIR_MBPS", integers(1, 100_000), 50, "megabytes a second that repair, drain and rebalancing copy, together"
+    )
+    repair_jobs: int = setting("DFS_REPAIR_JOBS", integers(1, 64), 4, "chunks that repair works on at once")
+    repair_interval: float = setting(
+        "DFS_REPAIR_INTERVAL", times(0.05, 3600), 5.0, "time between looks for something to repair"
+    )
 
     def check(self) -> None:
         super().check()
@@ -216,6 +235,12 @@ class NodeSettings(ServerSettings):
         "yes",
         "yes or no: large chunks are written past the page cache where the file system can",
     )
+    scrub_mbps: int = setting(
+        "DFS_SCRUB_MBPS", integers(1, 10_000), 20, "most megabytes a second that the scrubber reads"
+    )
+    scrub_period: float = setting(
+        "DFS_SCRUB_PERIOD", times(1, 365 * 86400), 14 * 86400.0, "time in which the scrubber reads everything once"
+    )
     imds_disabled: bool = setting(
         "AWS_EC2_METADATA_DISABLED", parse_switch, False, "true: never ask the EC2 metadata service"
     )
@@ -235,19 +260,26 @@ class NodeSettings(ServerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdminSettings(CommonSettings):
+    """Settings of the operators' commands."""
+
+    api: str = _API
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClientSettings:
     """Settings of the client."""
 
     role: ClassVar[str] = "client"
 
-    api: str = setting("DFS_API", str, "http://localhost:8080", "URL of the API server; several, comma-separated, are tried in turn")
+    api: str = _API
     state_home: Path | None = setting(
         "XDG_STATE_HOME", Path, None, "where `put --resume` remembers uploads; else HOME/.local/state"
     )
     home: Path | None = setting("HOME", Path, None, "the user's home directory")
 
 
-ROLES: tuple[type[Any], ...] = (CommonSettings, ApiSettings, NodeSettings, ClientSettings)
+ROLES: tuple[type[Any], ...] = (CommonSettings, ApiSettings, NodeSettings, ClientSettings, AdminSettings)
 
 S = TypeVar("S")
 

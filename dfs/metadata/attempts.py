@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from dfs.errors import Busy, Unavailable, Unknown
-from dfs.metadata.contract import MetadataStore, OutcomeUnknown, Step, StepsRefused
+from dfs.metadata.contract import MetadataStore, OutcomeUnknown, StepsRefused
+from dfs.metadata.steps import Step
 from dfs.model import Head
 
 TRIES = 8

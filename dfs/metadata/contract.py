@@ -11,14 +11,26 @@ All reads are strongly consistent unless said otherwise. Every method may raise
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from dfs.errors import Unknown
-from dfs.model import Bucket, ChunkReplica, ClusterInfo, FileRecord, FileState, Head, Lease, NodeInfo
+from dfs.metadata.steps import PutShort, Step
+from dfs.model import (
+    AdminState,
+    Bucket,
+    ChunkReplica,
+    ClusterInfo,
+    Document,
+    FileRecord,
+    Head,
+    Lease,
+    NodeInfo,
+)
 
 
 class StepsRefused(Exception):
@@ -43,172 +55,6 @@ class NodeConflict(Exception):
         self.current = current
 
 
-# --- steps of a transaction -------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PutFile:
-    """Create a file record; refused when one with this id exists."""
-
-    record: FileRecord
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeFile:
-    """Change attributes of a file record, conditional on what it is now.
-
-    Refused unless the record exists, its state is one of `states`, and, where given, its version
-    and touched_at are `version` and `touched_at`. `changes` maps names of FileRecord fields (any
-    but file_id) to new values. The record's place in the gc index is derived from the result, so
-    a change of `state` must be accompanied by `bucket`, `path`, `version` and `touched_at`
-    whenever the new gc key needs them (see `gc_place`).
-    """
-
-    file_id: str
-    states: frozenset[FileState]
-    changes: dict[str, Any] = field(default_factory=dict)
-    version: int | None = None
-    touched_at: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CheckFile:
-    """Refused unless the file record exists in one of `states`. Changes nothing."""
-
-    file_id: str
-    states: frozenset[FileState]
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveFile:
-    """Remove a file record; refused unless its state is one of `states`."""
-
-    file_id: str
-    states: frozenset[FileState]
-
-
-@dataclass(frozen=True, slots=True)
-class PutHead:
-    """Put a head; refused unless the path's head is `seen` (same file_id and version; None: absent)."""
-
-    head: Head
-    seen: Head | None
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveHead:
-    """Remove a head; refused unless it is still `seen` (same file_id and version)."""
-
-    seen: Head
-
-
-@dataclass(frozen=True, slots=True)
-class PutReplica:
-    """Put a replica row (repeating it is harmless)."""
-
-    replica: ChunkReplica
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveReplica:
-    """Remove a replica row (removing an absent one is harmless)."""
-
-    file_id: str
-    chunk_index: int
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReplica:
-    """Refused unless the replica row exists."""
-
-    file_id: str
-    chunk_index: int
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class PutShort:
-    """Mark a chunk as short of replicas (repeating it is harmless)."""
-
-    file_id: str
-    chunk_index: int
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveShort:
-    """Clear the mark (clearing an absent one is harmless)."""
-
-    file_id: str
-    chunk_index: int
-
-
-@dataclass(frozen=True, slots=True)
-class PutOperation:
-    """Record that operation `op_id` is done, with its `result` (small JSON object); refused when it
-    is recorded already. Written in the same transaction as the work, this makes a delete or a move
-    exactly-once: after it the path no longer leads to the file whose record could tell."""
-
-    op_id: str
-    result: dict[str, Any]
-    at: int
-
-
-Step = (
-    PutFile
-    | ChangeFile
-    | CheckFile
-    | RemoveFile
-    | PutHead
-    | RemoveHead
-    | PutReplica
-    | RemoveReplica
-    | CheckReplica
-    | PutShort
-    | RemoveShort
-    | PutOperation
-)
-
-_CHANGEABLE = {name.name for name in fields(FileRecord)} - {"file_id"}
-
-MAX_STEPS = 100
-"""Most steps of one transaction (DynamoDB's limit); no item twice."""
-
-
-def item_of(step: Step) -> tuple[str | int, ...]:
-    """The stored item that a step reads or writes."""
-    match step:
-        case PutFile(record):
-            return "file", record.file_id
-        case ChangeFile(file_id) | CheckFile(file_id) | RemoveFile(file_id):
-            return "file", file_id
-        case PutHead(head, _):
-            return "head", head.bucket, head.path
-        case RemoveHead(seen):
-            return "head", seen.bucket, seen.path
-        case PutReplica(replica):
-            return "replica", replica.file_id, replica.chunk_index, replica.node_id
-        case RemoveReplica(file_id, index, node_id) | CheckReplica(file_id, index, node_id):
-            return "replica", file_id, index, node_id
-        case PutShort(file_id, index) | RemoveShort(file_id, index):
-            return "short", file_id, index
-        case PutOperation(op_id):
-            return "operation", op_id
-
-
-def check_steps(steps: Sequence[Step]) -> None:
-    """Raises ValueError unless there are 1 to MAX_STEPS steps, no item is named twice, and every
-    ChangeFile changes something that a file record has."""
-    if not 1 <= len(steps) <= MAX_STEPS:
-        raise ValueError(f"a transaction has 1 to {MAX_STEPS} steps, not {len(steps)}")
-    if len({item_of(step) for step in steps}) != len(steps):
-        raise ValueError("a transaction names an item twice")
-    for step in steps:
-        if isinstance(step, ChangeFile) and not (step.changes and step.changes.keys() <= _CHANGEABLE):
-            raise ValueError(f"a file record cannot be changed so: {step.changes!r}")
-
-
 # --- the gc index ----------------------------------------------------------------------------------
 
 
@@ -222,6 +68,18 @@ class GcKind(StrEnum):
     OPERATION = "op"
 
 
+MOST_DOCUMENT_BYTES = 256 * 1024
+"""Of a document as JSON: well below what one DynamoDB item may hold."""
+
+
+def document_text(value: dict[str, Any]) -> str:
+    """A document's value as it is stored; raises ValueError when it is too long."""
+    text = json.dumps(value, separators=(",", ":"))
+    if len(text) > MOST_DOCUMENT_BYTES:
+        raise ValueError(f"a document has at most {MOST_DOCUMENT_BYTES} bytes, this one {len(text)}")
+    return text
+
+
 GC_SHARDS = "0123456789abcdef"
 """`uploading`, `deleting`, `short` and `op` are spread over 16 partitions by a hash of the id."""
 
@@ -231,7 +89,8 @@ class GcEntry:
     """An index entry. `key` orders entries of one partition and resumes a listing (`after`).
 
     `id` is a file_id (an op_id for OPERATION). `chunk_index` is set for SHORT only. `at` is the
-    time in the key, ms (for TRASHED the version). `path` is set for TRASHED only.
+    time in the key, ms: for TRASHED, whose keys begin with the path, when it came there. `path` (None
+    when it is too long for a key), `version`, `retired` and `size` are set for TRASHED only.
     """
 
     partition: str
@@ -240,10 +99,16 @@ class GcEntry:
     at: int
     chunk_index: int | None = None
     path: str | None = None
+    version: int = 0
+    retired: str = ""
+    size: int = 0
 
 
 class MetadataStore(ABC):
     """See the module's text. Instances are thread-safe; make one per process, after any fork."""
+
+    index_lag: ClassVar[float] = 0.0
+    """Seconds by which `gc_entries` may, as a rule at most, lag behind what was written."""
 
     # --- cluster ---
 
@@ -284,6 +149,31 @@ class MetadataStore(ABC):
     @abstractmethod
     def list_nodes(self) -> list[NodeInfo]:
         """All node rows, by node_id."""
+
+    @abstractmethod
+    def set_admin_state(
+        self, seen: NodeInfo, state: AdminState, *, at: int, until: int, guard: Document | None, guard_name: str
+    ) -> bool:
+        """Set a node's administrative state, `admin_at` and `admin_until`, in one write conditional on the
+        row (its disk_id, admin_state, admin_at and admin_until as in `seen`) and on the document
+        `guard_name` (still `guard`; None: absent), whose version is raised by the same write.
+
+        So two operators who looked at the same cluster cannot both be granted what only one may have.
+        False when either has changed: look again. Raises OutcomeUnknown."""
+
+    @abstractmethod
+    def forget_node(self, seen: NodeInfo) -> bool:
+        """Remove the row of a decommissioned node; False unless it is `decommissioned` still, with the
+        same disk_id and boot_id."""
+
+    @abstractmethod
+    def read_document(self, name: str) -> Document | None:
+        """A shared document."""
+
+    @abstractmethod
+    def write_document(self, name: str, value: dict[str, Any], seen: Document | None) -> Document | None:
+        """Put a document (at most 256 KiB as JSON; ValueError above), unless it is no longer `seen` (None:
+        absent): then None. Raises OutcomeUnknown."""
 
     @abstractmethod
     def read_lease(self, name: str) -> Lease | None:
@@ -377,6 +267,12 @@ class MetadataStore(ABC):
     ) -> list[GcEntry]:
         """Entries of one partition in key order, eventually consistent: a hint to be checked by
         consistent reads. `before` (ms) bounds the time in the key, exclusive (not for TRASHED)."""
+
+    @abstractmethod
+    def scan_rows(self) -> Iterator[FileRecord | ChunkReplica]:
+        """Every file record and every replica row, in no order and of no one moment, read page by page as the
+        iterator is consumed. What is there from before to after the scan is found; what changes meanwhile
+        may be found or not, or twice. For audits and rebuilds: reads the whole table."""
 
     @abstractmethod
     def node_chunks(

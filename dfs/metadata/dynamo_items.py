@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from dfs.metadata import keys
-from dfs.model import AdminState, ChunkReplica, FileRecord, FileState, Head, NodeInfo, NodeStatus
+from dfs.model import AdminState, ChunkReplica, Document, FileRecord, FileState, Head, NodeInfo, NodeStatus
 
 Item = dict[str, dict[str, Any]]
 
@@ -55,7 +55,11 @@ def _pairs(record: Any) -> dict[str, Any]:
 
 
 def _build(kind: type[R], item: Mapping[str, Any], renamed: Mapping[str, str], **converted: Any) -> R:
-    values = {field.name: decode(item, renamed.get(field.name, field.name)) for field in fields(kind)}
+    values = {
+        field.name: value
+        for field in fields(kind)
+        if (value := decode(item, renamed.get(field.name, field.name))) is not None or field.default is MISSING
+    }
     return kind(**values | converted)
 
 
@@ -97,7 +101,14 @@ def place_attributes(place: keys.GcPlace | None) -> Item:
 def file_item(record: FileRecord) -> Item:
     """A file record's item."""
     place = keys.file_place(
-        record.state, record.file_id, record.bucket, record.path, record.version, record.touched_at
+        record.state,
+        record.file_id,
+        record.bucket,
+        record.path,
+        record.version,
+        record.touched_at,
+        record.retired,
+        record.size,
     )
     return file_key(record.file_id) | attributes(_pairs(record)) | place_attributes(place)
 
@@ -139,6 +150,16 @@ def short_item(file_id: str, chunk_index: int, at: int) -> Item:
     return (
         short_key(file_id, chunk_index) | more | place_attributes(keys.short_place(file_id, chunk_index, at))
     )
+
+
+def document_key(name: str) -> Item:
+    """Key of a shared document, a registry row that is no node."""
+    return node_key(f"doc#{name}")
+
+
+def document(name: str, item: Item) -> Document:
+    """The document of a registry row (a guard that was never written as a document is empty)."""
+    return Document(name, decode(item, "version"), json.loads(decode(item, "value") or "{}"))
 
 
 def node_attributes(node: NodeInfo, names: Iterable[str] | None = None) -> Item:

@@ -13,16 +13,8 @@ from collections.abc import Callable, Sequence
 
 from dfs.errors import Busy, Unavailable
 from dfs.metadata.batch import Batcher, Job
-from dfs.metadata.contract import (
-    MAX_STEPS,
-    CheckFile,
-    OutcomeUnknown,
-    PutReplica,
-    PutShort,
-    Step,
-    StepsRefused,
-    item_of,
-)
+from dfs.metadata.contract import OutcomeUnknown, StepsRefused
+from dfs.metadata.steps import MAX_STEPS, CheckFile, PutReplica, PutShort, Step, item_of
 from dfs.model import FileState
 
 TAKES_REPLICAS = frozenset({FileState.UPLOADING, FileState.COMMITTED, FileState.TRASHED})

@@ -9,7 +9,7 @@ from typing import Any
 
 from dfs.metadata import dynamo_items as items
 from dfs.metadata import keys
-from dfs.metadata.contract import (
+from dfs.metadata.steps import (
     ChangeFile,
     CheckFile,
     CheckReplica,
@@ -132,8 +132,12 @@ def action(tables: Tables, step: Step) -> Action:
             return make("ConditionCheck", chunks, Key=key, ConditionExpression=condition)
         case PutShort(file_id, index, at):
             return make("Put", chunks, Item=items.short_item(file_id, index, at))
-        case RemoveShort(file_id, index):
-            return make("Delete", chunks, Key=items.short_key(file_id, index))
+        case RemoveShort(file_id, index, at):
+            key = items.short_key(file_id, index)
+            if at is None:
+                return make("Delete", chunks, Key=key)
+            condition = expression.equal({"created_at": at})
+            return make("Delete", chunks, Key=key, ConditionExpression=condition)
         case PutOperation(op_id, result, at):
             absent = seen_condition(expression, "file_id", None)
             return make(

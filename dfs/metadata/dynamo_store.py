@@ -10,31 +10,36 @@ from typing import Any
 
 from dfs.errors import Unavailable
 from dfs.metadata import dynamo_items as items
-from dfs.metadata import dynamo_tables, keys
-from dfs.metadata.contract import (
-    GcEntry,
-    GcKind,
-    MetadataStore,
-    NodeConflict,
-    PutReplica,
-    PutShort,
-    Step,
-    check_steps,
-)
+from dfs.metadata import dynamo_shared, dynamo_tables, keys
+from dfs.metadata.contract import GcEntry, GcKind, MetadataStore, NodeConflict
 from dfs.metadata.dynamo_calls import Calls, Missing, Refused
 from dfs.metadata.dynamo_replicas import ReplicaAdder
 from dfs.metadata.dynamo_steps import Expression, action, seen_condition
+from dfs.metadata.steps import PutReplica, PutShort, Step, check_steps
 from dfs.metadata.tables import GC_INDEX, NODE_INDEX, Tables
-from dfs.model import Bucket, ChunkReplica, ClusterInfo, FileRecord, Head, Lease, NodeInfo
+from dfs.model import (
+    AdminState,
+    Bucket,
+    ChunkReplica,
+    ClusterInfo,
+    Document,
+    FileRecord,
+    Head,
+    Lease,
+    NodeInfo,
+)
 
 _HEARTBEAT = (
-    "status", "heartbeat_seq", "heartbeat_ts", "free_bytes", "used_bytes", "capacity_bytes", "chunks"
+    "status", "heartbeat_seq", "heartbeat_ts", "free_bytes", "used_bytes", "capacity_bytes", "chunks",
+    "bad_chunks", "scrubbed_at"
 )  # fmt: skip
-_KEPT_BY_REGISTER = ("admin_state",)
+_KEPT_BY_REGISTER = ("admin_state", "admin_at", "admin_until")
 
 
 class DynamoStore(MetadataStore):
     """See the contract."""
+
+    index_lag = 1.0
 
     def __init__(self, tables: Tables, calls: Calls) -> None:
         self._tables = tables
@@ -114,6 +119,33 @@ class DynamoStore(MetadataStore):
         rows = self._items("scan", TableName=self._tables.registry.name, ConsistentRead=True)
         nodes = [items.node(row) for row in rows if "#" not in row["node_id"]["S"] and "disk_id" in row]
         return sorted(nodes, key=lambda node: node.node_id)
+
+    def set_admin_state(
+        self, seen: NodeInfo, state: AdminState, *, at: int, until: int, guard: Document | None, guard_name: str
+    ) -> bool:
+        table = self._tables.registry.name
+        try:
+            return dynamo_shared.set_admin_state(
+                self._calls, table, seen, state, at, until, guard, guard_name
+            )
+        except Missing as error:
+            raise self._missing(error) from error
+
+    def forget_node(self, seen: NodeInfo) -> bool:
+        try:
+            return dynamo_shared.forget_node(self._calls, self._tables.registry.name, seen)
+        except Missing as error:
+            raise self._missing(error) from error
+
+    def read_document(self, name: str) -> Document | None:
+        row = self._get(self._tables.registry.name, items.document_key(name))
+        return items.document(name, row) if row else None
+
+    def write_document(self, name: str, value: dict[str, Any], seen: Document | None) -> Document | None:
+        new = Document(name, 1 if seen is None else seen.version + 1, value)
+        row = dynamo_shared.document_item(name, new.version, value)
+        wanted: dict[str, str | int] | None = None if seen is None else {"version": seen.version}
+        return new if self._put_if(self._tables.registry.name, row, "node_id", wanted) else None
 
     def read_lease(self, name: str) -> Lease | None:
         row = self._get(self._tables.registry.name, items.node_key(f"lease#{name}"))
@@ -264,6 +296,14 @@ class DynamoStore(MetadataStore):
         found = (row["gc_key"]["S"] for row in rows)
         wanted = (key for key in found if (not after or key > after) and (not bound or key < bound))
         return [keys.gc_entry(partition, key) for key in islice(wanted, limit)]
+
+    def scan_rows(self) -> Iterator[FileRecord | ChunkReplica]:
+        for row in self._items("scan", TableName=self._tables.chunks.name, ConsistentRead=True):
+            sort_key = row["chunk_replica_key"]["S"]
+            if sort_key == items.FILE_KEY:
+                yield items.file_record(row)
+            elif "node_id" in row:
+                yield items.replica(row)
 
     def node_chunks(
         self, node_id: str, *, after: tuple[str, int] | None = None, limit: int = 1000

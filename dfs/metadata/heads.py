@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dfs.metadata.contract import ChangeFile
-from dfs.model import FileRecord, FileState, Head
+from dfs.metadata.steps import ChangeFile
+from dfs.model import FileRecord, FileState, Head, Retired
 
 COMMITTED = frozenset({FileState.COMMITTED})
 
@@ -44,7 +44,7 @@ def next_version(seen: Head | None, now_ms: int) -> int:
     return now_ms if seen is None else max(seen.version + 1, now_ms)
 
 
-def retire(head: Head, state: FileState, now_ms: int) -> ChangeFile:
+def retire(head: Head, state: FileState, now_ms: int, why: Retired) -> ChangeFile:
     """The file a path no longer shows becomes `state`; bucket, path and version stay for the trash."""
     changes = {
         "state": state,
@@ -52,5 +52,7 @@ def retire(head: Head, state: FileState, now_ms: int) -> ChangeFile:
         "path": head.path,
         "version": head.version,
         "touched_at": now_ms,
+        "retired": why.value if state is FileState.TRASHED else "",
+        "size": head.size,
     }
     return ChangeFile(head.file_id, COMMITTED, changes, version=head.version)

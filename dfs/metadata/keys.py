@@ -11,7 +11,8 @@ import re
 import zlib
 from typing import Any
 
-from dfs.metadata.contract import GC_SHARDS, ChangeFile, GcEntry, GcKind
+from dfs.metadata.contract import GC_SHARDS, GcEntry, GcKind
+from dfs.metadata.steps import ChangeFile
 from dfs.model import FileState
 
 MAX_CHUNK_INDEX = 10**10 - 1
@@ -20,7 +21,10 @@ MAX_PARTITION_KEY_BYTES = 2048
 _SEPARATOR = "\x1f"
 _CUT = "\x1e"
 _LONGEST_PLAIN_PATH = 880
+_LONGEST_CUT_PATH = _LONGEST_PLAIN_PATH - 65
 _SHORT_KEY = re.compile(r"short#(\d{10})\Z")
+_TIME_DIGITS = 15
+_NUMBER_DIGITS = 16
 _REPLICA_KEY = re.compile(r"(\d{10})#(.+)\Z")
 
 GcPlace = tuple[str, str]
@@ -62,9 +66,9 @@ def shard(key_id: str) -> str:
 
 
 def _time(at: int) -> str:
-    if not 0 <= at < 10**15:
+    if not 0 <= at < 10**_TIME_DIGITS:
         raise ValueError(f"time {at} does not fit a key")
-    return f"{at:015d}"
+    return f"{at:0{_TIME_DIGITS}d}"
 
 
 def time_bound(before: int) -> str:
@@ -72,16 +76,31 @@ def time_bound(before: int) -> str:
     return _time(before)
 
 
+def _number(value: int) -> str:
+    if not 0 <= value < 10**_NUMBER_DIGITS:
+        raise ValueError(f"version or size {value} does not fit a key")
+    return f"{value:0{_NUMBER_DIGITS}d}"
+
+
 def file_place(
-    state: FileState, file_id: str, bucket: str, path: str, version: int, touched_at: int
+    state: FileState,
+    file_id: str,
+    bucket: str,
+    path: str,
+    version: int,
+    touched_at: int,
+    retired: str = "",
+    size: int = 0,
 ) -> GcPlace | None:
-    """Where a file record stands in the gc index; None for a committed file, which is not in it."""
+    """Where a file record stands in the gc index; None for a committed file, which is not in it.
+
+    The key of a file in the trash ends with when it came there, its size, and why: what has been there long
+    enough, and how much all of it is, is found by reading keys alone."""
     if state is FileState.COMMITTED:
         return None
     if state is FileState.TRASHED:
-        if not 0 <= version < 10**16:
-            raise ValueError(f"version {version} does not fit a key")
-        return f"trashed#{bucket}", _SEPARATOR.join((trash_path(path), f"{version:016d}", file_id))
+        came = f"{_time(touched_at)}{_number(size)}{retired}"
+        return f"trashed#{bucket}", f"{trash_after(path, version)}{_SEPARATOR}{file_id}{_SEPARATOR}{came}"
     return f"{state.value}#{shard(file_id)}", f"{_time(touched_at)}#{file_id}"
 
 
@@ -101,7 +120,7 @@ def change_place(step: ChangeFile) -> GcPlace | bool | None:
     Raises ValueError when the step names too little to tell.
     """
     changes = step.changes
-    moves = changes.keys() & {"state", "touched_at", "path", "bucket", "version"}
+    moves = changes.keys() & {"state", "touched_at", "path", "bucket", "version", "retired"}
     state = changes.get("state") or (next(iter(step.states)) if len(step.states) == 1 else None)
     if not moves or (state is FileState.COMMITTED and "state" not in changes):
         return False
@@ -109,7 +128,7 @@ def change_place(step: ChangeFile) -> GcPlace | bool | None:
         raise ValueError("a change of a file's place needs its state")
     needs = {
         FileState.COMMITTED: (),
-        FileState.TRASHED: ("bucket", "path", "version"),
+        FileState.TRASHED: ("bucket", "path", "version", "touched_at", "retired", "size"),
         FileState.UPLOADING: ("touched_at",),
         FileState.DELETING: ("touched_at",),
     }[state]
@@ -125,6 +144,8 @@ def change_place(step: ChangeFile) -> GcPlace | bool | None:
         changes.get("path", ""),
         changes.get("version", 0),
         changes.get("touched_at", 0),
+        changes.get("retired", ""),
+        changes.get("size", 0),
     )
 
 
@@ -134,7 +155,22 @@ def trash_path(path: str) -> str:
     raw = path.encode()
     if len(raw) <= _LONGEST_PLAIN_PATH:
         return path
-    return raw[: _LONGEST_PLAIN_PATH - 65].decode(errors="ignore") + _CUT + hashlib.sha256(raw).hexdigest()
+    return raw[:_LONGEST_CUT_PATH].decode(errors="ignore") + _CUT + hashlib.sha256(raw).hexdigest()
+
+
+def trash_after(path: str, version: int | None = None) -> str:
+    """Trash keys of `path` (of versions from `version`, if given) begin above this."""
+    bound = f"{trash_path(path)}{_SEPARATOR}"
+    return bound if version is None else bound + _number(version)
+
+
+def trash_bounds(prefix: str) -> tuple[str, str | None]:
+    """Trash keys of paths that begin with `prefix` lie above the first and below the second (None: no bound).
+
+    For a prefix longer than what keys hold of very long paths there are others between them."""
+    raw = prefix.encode()
+    kept = prefix if len(raw) <= _LONGEST_CUT_PATH else raw[:_LONGEST_CUT_PATH].decode(errors="ignore")
+    return kept, prefix_end(kept)
 
 
 def gc_partitions(kind: GcKind, buckets: list[str]) -> list[str]:
@@ -146,8 +182,17 @@ def gc_entry(partition: str, key: str) -> GcEntry:
     """The entry that a partition and key stand for; raises ValueError."""
     kind = GcKind(partition.partition("#")[0])
     if kind is GcKind.TRASHED:
-        path, version, file_id = key.split(_SEPARATOR)
-        return GcEntry(partition, key, file_id, int(version), path=None if _CUT in path else path)
+        path, version, file_id, came = key.split(_SEPARATOR)
+        return GcEntry(
+            partition,
+            key,
+            file_id,
+            int(came[:_TIME_DIGITS]),
+            path=None if _CUT in path else path,
+            version=int(version),
+            retired=came[_TIME_DIGITS + _NUMBER_DIGITS :],
+            size=int(came[_TIME_DIGITS : _TIME_DIGITS + _NUMBER_DIGITS]),
+        )
     time, _, rest = key.partition("#")
     if kind is GcKind.SHORT:
         file_id, _, index = rest.rpartition("#")

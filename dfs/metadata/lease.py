@@ -40,10 +40,12 @@ class LeaseHolder:
 
     @property
     def fence(self) -> int | None:
-        """The fencing number while the lease is held, else None."""
-        if self._mine is None or self._clock() >= self._valid_until:
+        """The fencing number while the lease is held, else None. May be read by any thread; all calls
+        are for one."""
+        mine = self._mine
+        if mine is None or self._clock() >= self._valid_until:
             return None
-        return self._mine.fence
+        return mine.fence
 
     def try_acquire(self) -> Lease | None:
         """The lease if it is held now or was free, None if another holds it (ask again: only

@@ -9,17 +9,15 @@ its UTF-8 bytes.)
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import dataclass
 
 from dfs.errors import BadRequest
+from dfs.metadata import cursor as cursors
 from dfs.metadata.contract import MetadataStore
 from dfs.metadata.keys import prefix_end
 from dfs.model import MAX_PATH_BYTES, Head
 
 MAX_PAGE = 1000
-_LONGEST_CURSOR = 4 * MAX_PATH_BYTES
 _FIRST_READ = 64
 _SMALLEST_READ = 8
 
@@ -66,7 +64,7 @@ def list_page(
         room = limit - len(heads) - len(prefixes)
         if room == 0:
             more = store.scan_heads(bucket, start=place.path, inclusive=place.inclusive, end=end, limit=1)
-            return Page(heads, prefixes, _encode(place) if more else None)
+            return Page(heads, prefixes, cursors.encode([1, place.path, place.inclusive]) if more else None)
         wanted = min(room, read)
         found = store.scan_heads(bucket, start=place.path, inclusive=place.inclusive, end=end, limit=wanted)
         place = _take(found, place, prefix, delimiter, heads, prefixes) if found else None
@@ -105,23 +103,8 @@ def _past(place: _Place, end: str | None) -> bool:
     return end is not None and place.path >= end
 
 
-def _encode(place: _Place) -> str:
-    raw = json.dumps([1, place.path, place.inclusive], ensure_ascii=False).encode()
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
 def _decode(cursor: str) -> _Place:
-    try:
-        if len(cursor) > _LONGEST_CURSOR:
-            raise ValueError
-        raw = base64.b64decode(
-            cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True
-        )
-        match json.loads(raw):
-            case [1, str(path), bool(inclusive)]:
-                path.encode()
-            case _:
-                raise ValueError
-    except (ValueError, RecursionError):
-        raise BadRequest("cursor is not one that this listing gave") from None
-    return _Place(path, inclusive)
+    match cursors.decode(cursor):
+        case [1, str(path), bool(inclusive)]:
+            return _Place(path, inclusive)
+    raise cursors.foreign()

@@ -5,18 +5,16 @@ The rules they follow are in `operations`.
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import asdict, replace
-from typing import Any
 
-from dfs.errors import BY_CODE, BadRequest, ConditionFailed, DfsError, NotFound
+from dfs.errors import ConditionFailed, DfsError, NotFound
 from dfs.metadata.attempts import Attempts
-from dfs.metadata.contract import ChangeFile, MetadataStore, PutHead, PutOperation, RemoveHead, Step
+from dfs.metadata.contract import MetadataStore
 from dfs.metadata.heads import COMMITTED, Committed, next_version, retire
+from dfs.metadata.operationrecord import Operation
 from dfs.metadata.preconditions import Precondition, failed
-from dfs.model import FileState, Head
-
-_LONGEST_OPERATION_ID = 200
+from dfs.metadata.steps import ChangeFile, PutHead, RemoveHead, Step
+from dfs.model import FileState, Head, Retired
 
 
 def delete_path(
@@ -34,7 +32,10 @@ def delete_path(
     Repeated under the same `op_id` it returns (or raises) what the first did, even when the path
     shows another file by then. Raises NotFound, ConditionFailed.
     """
-    operation = _Operation(store, op_id, {"op": "delete", "bucket": bucket, "path": path}, now_ms)
+    named: dict[str, object] = {"op": "delete", "bucket": bucket, "path": path}
+    if purge:
+        named["purge"] = True  # an earlier delete to the trash is no answer to this
+    operation = Operation(store, op_id, named, now_ms)
     state = FileState.DELETING if purge else FileState.TRASHED
     with Attempts(store) as tries:
         for number in tries:
@@ -47,7 +48,7 @@ def delete_path(
                 operation.refuse(tries, problem or NotFound(path))
                 continue
             record = operation.record({"head": asdict(head)})
-            if tries.send([RemoveHead(head), retire(head, state, now_ms), record]):
+            if tries.send([RemoveHead(head), retire(head, state, now_ms, Retired.DELETED), record]):
                 return head
     raise AssertionError("unreachable")
 
@@ -70,7 +71,7 @@ def move_path(
     same `op_id` are answered like the first. Raises NotFound, ConditionFailed.
     """
     named = {"op": "move", "bucket": bucket, "path": source, "to": target}
-    operation = _Operation(store, op_id, named, now_ms)
+    operation = Operation(store, op_id, named, now_ms)
     with Attempts(store) as tries:
         for number in tries:
             head = store.get_head(bucket, source)
@@ -98,7 +99,7 @@ def move_path(
                 operation.record({"head": asdict(moved), "replaced": asdict(there) if there else None}),
             ]
             if there is not None:
-                steps.append(retire(there, FileState.TRASHED, now_ms))
+                steps.append(retire(there, FileState.TRASHED, now_ms, Retired.REPLACED))
             if tries.send(steps):
                 return Committed(moved, there, repeated=False)
     raise AssertionError("unreachable")
@@ -108,45 +109,3 @@ def _problem(head: Head | None, condition: Precondition, path: str) -> DfsError 
     if head is None:
         return NotFound(f"there is no file at {path!r}")
     return None if condition.holds(head) else failed(head)
-
-
-class _Operation:
-    """The operation record that makes a delete or move happen once, whatever answers are lost."""
-
-    def __init__(self, store: MetadataStore, op_id: str | None, what: dict[str, Any], now_ms: int) -> None:
-        if op_id is not None and not (
-            0 < len(op_id) <= _LONGEST_OPERATION_ID and op_id.isascii() and op_id.isprintable()
-        ):
-            raise BadRequest(f"an operation id is 1 to {_LONGEST_OPERATION_ID} printable ASCII characters")
-        self._store = store
-        self._named = op_id is not None
-        self._id = op_id or str(uuid.uuid4())
-        self._what = what
-        self._now_ms = now_ms
-
-    def record(self, result: dict[str, Any]) -> PutOperation:
-        """The step that records the result, and is refused when there is one."""
-        return PutOperation(self._id, self._what | result, self._now_ms)
-
-    def earlier(self, tries: Attempts, *, asked: bool) -> dict[str, Any] | None:
-        """The result of an earlier attempt, read when `asked` and there can be one.
-
-        Raises its error if it was refused, ConditionFailed if the id was used for something else.
-        """
-        if not asked or not (self._named or tries.in_doubt):
-            return None
-        found = self._store.operation(self._id)
-        if found is None:
-            return None
-        if any(found.get(name) != value for name, value in self._what.items()):
-            raise ConditionFailed(f"operation id {self._id!r} was used for another operation")
-        if "refused" in found:
-            raise BY_CODE[found["refused"]](found["message"])
-        return found
-
-    def refuse(self, tries: Attempts, error: DfsError) -> None:
-        """Raise `error` once no earlier attempt can be applied any more; returns when one may have been."""
-        if not (self._named or tries.in_doubt):
-            raise error
-        if tries.send([self.record({"refused": error.code, "message": error.message})]):
-            raise error

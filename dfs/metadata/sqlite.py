@@ -10,18 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from dfs.errors import StartError
-from dfs.metadata import keys, sqlite_schema
-from dfs.metadata.contract import (
-    CheckFile,
-    GcEntry,
-    GcKind,
-    MetadataStore,
-    NodeConflict,
-    PutReplica,
-    PutShort,
-    Step,
-    check_steps,
-)
+from dfs.metadata import keys, sqlite_schema, sqlite_shared
+from dfs.metadata.contract import GcEntry, GcKind, MetadataStore, NodeConflict
 from dfs.metadata.sqlite_batch import Rows, Transaction
 from dfs.metadata.sqlite_file import SqliteFile, Unfit
 from dfs.metadata.sqlite_rows import (
@@ -35,10 +25,23 @@ from dfs.metadata.sqlite_rows import (
     node_of,
     node_row,
 )
-from dfs.model import Bucket, ChunkReplica, ClusterInfo, FileRecord, FileState, Head, Lease, NodeInfo
+from dfs.metadata.steps import CheckFile, PutReplica, PutShort, Step, check_steps
+from dfs.model import (
+    AdminState,
+    Bucket,
+    ChunkReplica,
+    ClusterInfo,
+    Document,
+    FileRecord,
+    FileState,
+    Head,
+    Lease,
+    NodeInfo,
+)
 
 _HEARTBEAT_COLUMNS = (
-    "status", "heartbeat_seq", "heartbeat_ts", "free_bytes", "used_bytes", "capacity_bytes", "chunks"
+    "status", "heartbeat_seq", "heartbeat_ts", "free_bytes", "used_bytes", "capacity_bytes", "chunks",
+    "bad_chunks", "scrubbed_at"
 )  # fmt: skip
 _TAKES_REPLICAS = frozenset({FileState.UPLOADING, FileState.COMMITTED, FileState.TRASHED})
 _REPLICA_PAGE = 1000
@@ -50,6 +53,12 @@ _ONE_REPLICA = f"{_REPLICAS} AND chunk_index = ? AND node_id = ?"
 _REPLICA_RANGE = (
     f"{_REPLICAS} AND (chunk_index, node_id) > (?, ?) AND chunk_index <= ? ORDER BY chunk_index, node_id LIMIT ?"
 )
+_FILE_PAGE = f"SELECT {columns(FILE_COLUMNS)} FROM files WHERE file_id > ? ORDER BY file_id LIMIT ?"
+_ROW_PAGE = (
+    f"SELECT {columns(REPLICA_COLUMNS)} FROM replicas WHERE (file_id, chunk_index, node_id) > (?, ?, ?) "
+    "ORDER BY file_id, chunk_index, node_id LIMIT ?"
+)
+_SCAN_PAGE = 5000
 _SCAN_HEADS = {
     (inclusive, bounded): f"SELECT {columns(HEAD_COLUMNS)} FROM heads WHERE bucket = ? "
     f"AND path {'>=' if inclusive else '>'} ?{' AND path < ?' if bounded else ''} ORDER BY path LIMIT ?"
@@ -72,6 +81,12 @@ _GC_TABLES = {
 
 def _wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _as_operators_left_it(node: NodeInfo, current: NodeInfo) -> NodeInfo:
+    return replace(
+        node, admin_state=current.admin_state, admin_at=current.admin_at, admin_until=current.admin_until
+    )
 
 
 class SqliteStore(MetadataStore):
@@ -98,6 +113,8 @@ class SqliteStore(MetadataStore):
             application = self._file.read("PRAGMA application_id")[0][0]
             objects = self._file.read("SELECT count(*) FROM sqlite_schema")[0][0]
             found = sqlite_schema.judge(self._file.path, version, application, objects)
+            if found:
+                sqlite_schema.check_finished(self._file.path, self._file.read(sqlite_schema.UNFINISHED)[0][0])
             rows = self._file.read("SELECT cluster_id, generation, format FROM cluster") if found else []
         except Unfit as error:
             raise StartError(f"DFS_METADATA_URL: {error.message}") from error
@@ -123,7 +140,7 @@ class SqliteStore(MetadataStore):
             current = self._node_row(db, node.node_id)
             if current is not None and current.disk_id != node.disk_id:
                 raise NodeConflict(f"node {node.node_id} is registered with another disk", current)
-            stored = node if current is None else replace(node, admin_state=current.admin_state)
+            stored = node if current is None else _as_operators_left_it(node, current)
             db.execute(_PUT_NODE, node_row(stored))
             return stored
 
@@ -147,6 +164,23 @@ class SqliteStore(MetadataStore):
 
     def list_nodes(self) -> list[NodeInfo]:
         return [node_of(row) for row in self._file.read(f"{_NODES} ORDER BY node_id")]
+
+    def set_admin_state(
+        self, seen: NodeInfo, state: AdminState, *, at: int, until: int, guard: Document | None, guard_name: str
+    ) -> bool:
+        return self._file.write(
+            lambda db: sqlite_shared.set_admin_state(db, seen, state, at, until, guard, guard_name)
+        )
+
+    def forget_node(self, seen: NodeInfo) -> bool:
+        return self._file.write(lambda db: sqlite_shared.forget_node(db, seen))
+
+    def read_document(self, name: str) -> Document | None:
+        rows = self._file.read("SELECT version, value FROM documents WHERE name = ?", (name,))
+        return Document(name, rows[0][0], json.loads(rows[0][1])) if rows else None
+
+    def write_document(self, name: str, value: dict[str, Any], seen: Document | None) -> Document | None:
+        return self._file.write(lambda db: sqlite_shared.put_document(db, name, value, seen))
 
     def read_lease(self, name: str) -> Lease | None:
         rows = self._file.read("SELECT name, owner, fence, beat FROM leases WHERE name = ?", (name,))
@@ -266,6 +300,16 @@ class SqliteStore(MetadataStore):
             parameters.append(keys.time_bound(before))
         rows = self._file.read(f"{query} ORDER BY gc_key LIMIT ?", [*parameters, limit])
         return [keys.gc_entry(partition, row[0]) for row in rows]
+
+    def scan_rows(self) -> Iterator[FileRecord | ChunkReplica]:
+        last = ""
+        while rows := self._file.read(_FILE_PAGE, (last, _SCAN_PAGE)):
+            yield from map(file_of, rows)
+            last = rows[-1][0]
+        at: tuple[Any, ...] = ("", -1, "")
+        while rows := self._file.read(_ROW_PAGE, (*at, _SCAN_PAGE)):
+            yield from (ChunkReplica(*row) for row in rows)
+            at = tuple(rows[-1][:3])
 
     def node_chunks(
         self, node_id: str, *, after: tuple[str, int] | None = None, limit: int = 1000

@@ -15,17 +15,7 @@ import sqlite3
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
-from dfs.metadata.contract import (
-    ChangeFile,
-    CheckFile,
-    PutFile,
-    PutHead,
-    PutReplica,
-    PutShort,
-    Step,
-    StepsRefused,
-    check_steps,
-)
+from dfs.metadata.contract import StepsRefused
 from dfs.metadata.sqlite_rows import (
     Row,
     file_row,
@@ -40,6 +30,16 @@ from dfs.metadata.sqlite_rows import (
     short_row,
 )
 from dfs.metadata.sqlite_steps import apply_steps, file_update, not_as_expected, other_head
+from dfs.metadata.steps import (
+    ChangeFile,
+    CheckFile,
+    PutFile,
+    PutHead,
+    PutReplica,
+    PutShort,
+    Step,
+    check_steps,
+)
 from dfs.model import Head
 
 Function = Callable[[sqlite3.Connection], Any]

@@ -34,6 +34,10 @@ TURNS_SUFFIX = "-turns"
 """Beside the database: the file at which the processes that write queue. Empty, and safe to remove
 when nothing runs."""
 
+HELD_SECONDS = 1.0
+"""How long is waited for a lock that has just been waited for in vain: whoever comes next need not lose
+as much time before being told."""
+
 _IDLE_READERS = 8
 _PAGE_CACHE_KIB = 1024
 _WRITER_CACHE_KIB = 8192
@@ -70,8 +74,8 @@ class _Process:
 
 
 class SqliteFile:
-    """See the module's text. `lock_timeout` (s) bounds the wait for another process's transaction;
-    `connect` is the seam for tests that inject faults."""
+    """See the module's text. `lock_timeout` (s) bounds the wait for another process's transaction,
+    and HELD_SECONDS while that has last been in vain; `connect` is the seam for tests that inject faults."""
 
     def __init__(
         self,
@@ -88,6 +92,7 @@ class SqliteFile:
         self._clock = clock
         self._turns_path = path + TURNS_SUFFIX
         self._checkpoint_rows = checkpoint_rows
+        self._held = False
         self._inherited: list[_Process] = []
         self._process = self._new_process()
 
@@ -222,15 +227,23 @@ class SqliteFile:
 
     def _patiently(self, connection: sqlite3.Connection, statement: str) -> None:
         """Execute `statement`, again and again while another connection is in its way."""
-        deadline = self._clock() + self._lock_timeout
+        deadline = self._clock() + self._patience()
         while True:
             try:
                 connection.execute(statement)
+                self._held = False
                 return
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or self._clock() >= deadline:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                if self._clock() >= deadline:
+                    self._held = True
                     raise
             time.sleep(random.uniform(0.0002, 0.002))
+
+    def _patience(self) -> float:
+        """Seconds for which another process's transaction is waited for now."""
+        return min(self._lock_timeout, HELD_SECONDS) if self._held else self._lock_timeout
 
     def _run(self, jobs: list[Job[Work]]) -> None:
         process = self._here()
@@ -252,7 +265,7 @@ class SqliteFile:
                 process.turns = Turns(self._turns_path)
             except OSError:
                 return None
-        return process.turns if process.turns.take(self._lock_timeout / 2) else None
+        return process.turns if process.turns.take(self._patience() / 2) else None
 
     def _commit(self, process: _Process, works: list[Work]) -> list[Outcome]:
         """All works in one transaction, durable when this returns."""

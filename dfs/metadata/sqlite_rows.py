@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 from dfs.metadata import keys
-from dfs.metadata.contract import PutShort
+from dfs.metadata.steps import PutShort
 from dfs.model import AdminState, ChunkReplica, FileRecord, FileState, Head, NodeInfo, NodeStatus
 
 Row = tuple[Any, ...]
@@ -63,7 +63,14 @@ _ADMIN_STATE = NODE_COLUMNS.index("admin_state")
 def file_row(record: FileRecord) -> Row:
     """A file record's values in column order, then its place in the gc index."""
     place = keys.file_place(
-        record.state, record.file_id, record.bucket, record.path, record.version, record.touched_at
+        record.state,
+        record.file_id,
+        record.bucket,
+        record.path,
+        record.version,
+        record.touched_at,
+        record.retired,
+        record.size,
     )
     return _FILE_VALUES(record) + (place or (None, None))
 

@@ -28,7 +28,7 @@ CREATE TABLE files (
     size INTEGER NOT NULL, chunk_size INTEGER NOT NULL, chunk_count INTEGER NOT NULL,
     content_type TEXT NOT NULL, sha256 TEXT, filename TEXT NOT NULL, version INTEGER NOT NULL,
     created_at INTEGER NOT NULL, touched_at INTEGER NOT NULL, origin TEXT NOT NULL,
-    modified INTEGER NOT NULL, gc TEXT, gc_key TEXT
+    modified INTEGER NOT NULL, retired TEXT NOT NULL, gc TEXT, gc_key TEXT
 ) WITHOUT ROWID;
 CREATE INDEX files_gc ON files (gc, gc_key) WHERE gc IS NOT NULL;
 CREATE TABLE heads (
@@ -57,7 +57,11 @@ CREATE TABLE nodes (
     admin_state TEXT NOT NULL, heartbeat_seq INTEGER NOT NULL, heartbeat_ts INTEGER NOT NULL,
     free_bytes INTEGER NOT NULL, used_bytes INTEGER NOT NULL, capacity_bytes INTEGER NOT NULL,
     chunks INTEGER NOT NULL, version TEXT NOT NULL, wire_version INTEGER NOT NULL,
-    disk_format INTEGER NOT NULL
+    disk_format INTEGER NOT NULL, admin_at INTEGER NOT NULL, admin_until INTEGER NOT NULL,
+    bad_chunks INTEGER NOT NULL, scrubbed_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE documents (
+    name TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL, value TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE leases (
     name TEXT NOT NULL PRIMARY KEY, owner TEXT NOT NULL, fence INTEGER NOT NULL, beat INTEGER NOT NULL
@@ -82,12 +86,26 @@ def judge(path: str, version: int, application: int, objects: int) -> bool:
     return True
 
 
+UNFINISHED = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'documents'"
+"""0 where the tables are those of the time before the first release, which had the same format number."""
+
+
+def check_finished(path: str, found: int) -> None:
+    """Raise StartError when UNFINISHED gave 0."""
+    if not found:
+        raise StartError(
+            f"DFS_METADATA_URL: {path} was made by a version of dfs before its first release, which this one cannot read: "
+            "copy the files out with that version, and begin with new metadata and new data directories"
+        )
+
+
 def create_tables(connection: sqlite3.Connection, path: str, now_ms: int) -> None:
     """Make what is missing, inside the caller's transaction. Raises StartError as `judge` does."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     objects = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if judge(path, version, application, objects):
+        check_finished(path, connection.execute(UNFINISHED).fetchone()[0])
         connection.execute("DROP INDEX IF EXISTS replicas_by_node")  # of files made before it was given up
         return
     for statement in _TABLES.split(";\n"):

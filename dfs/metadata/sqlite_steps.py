@@ -9,22 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from dfs.metadata import keys
-from dfs.metadata.contract import (
-    ChangeFile,
-    CheckFile,
-    CheckReplica,
-    PutFile,
-    PutHead,
-    PutOperation,
-    PutReplica,
-    PutShort,
-    RemoveFile,
-    RemoveHead,
-    RemoveReplica,
-    RemoveShort,
-    Step,
-    StepsRefused,
-)
+from dfs.metadata.contract import StepsRefused
 from dfs.metadata.sqlite_rows import (
     FILE_COLUMNS,
     HEAD_COLUMNS,
@@ -38,6 +23,21 @@ from dfs.metadata.sqlite_rows import (
     replace_shorts,
     replica_row,
     short_row,
+)
+from dfs.metadata.steps import (
+    ChangeFile,
+    CheckFile,
+    CheckReplica,
+    PutFile,
+    PutHead,
+    PutOperation,
+    PutReplica,
+    PutShort,
+    RemoveFile,
+    RemoveHead,
+    RemoveReplica,
+    RemoveShort,
+    Step,
 )
 from dfs.model import FileState
 
@@ -155,7 +155,12 @@ def _put_short(db: sqlite3.Connection, step: PutShort) -> None:
 
 
 def _remove_short(db: sqlite3.Connection, step: RemoveShort) -> None:
-    db.execute(_REMOVE_SHORT, (step.file_id, step.chunk_index))
+    if step.at is None:
+        db.execute(_REMOVE_SHORT, (step.file_id, step.chunk_index))
+    else:
+        place = keys.short_place(step.file_id, step.chunk_index, step.at)
+        cursor = db.execute(f"{_REMOVE_SHORT} AND gc_key = ?", (step.file_id, step.chunk_index, place[1]))
+        _require(cursor.rowcount == 1, f"chunk {step.chunk_index} of {step.file_id} was marked again")
 
 
 def _put_operation(db: sqlite3.Connection, step: PutOperation) -> None:

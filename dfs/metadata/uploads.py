@@ -7,19 +7,11 @@ from dataclasses import replace
 
 from dfs.errors import ConditionFailed, DfsError, Gone
 from dfs.metadata.attempts import Attempts
-from dfs.metadata.contract import (
-    ChangeFile,
-    MetadataStore,
-    PutFile,
-    PutHead,
-    PutOperation,
-    PutReplica,
-    PutShort,
-    Step,
-)
+from dfs.metadata.contract import MetadataStore
 from dfs.metadata.heads import Committed, head_of, next_version, retire
 from dfs.metadata.preconditions import Precondition, failed
-from dfs.model import ChunkReplica, FileRecord, FileState, Head
+from dfs.metadata.steps import ChangeFile, PutFile, PutHead, PutOperation, PutReplica, PutShort, Step
+from dfs.model import ChunkReplica, FileRecord, FileState, Head, Retired
 
 _UPLOADING = frozenset({FileState.UPLOADING})
 
@@ -274,5 +266,5 @@ def _commit_steps(
         # The touch time is part of the condition so that touching the record fences this transaction.
         steps.append(ChangeFile(record.file_id, _UPLOADING, changes, touched_at=stored.touched_at))
     if seen is not None:
-        steps.append(retire(seen, FileState.TRASHED, now_ms))
+        steps.append(retire(seen, FileState.TRASHED, now_ms, Retired.REPLACED))
     return head, steps

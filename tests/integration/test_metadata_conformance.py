@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from dfs import METADATA_FORMAT
 from dfs.errors import StartError, Unavailable
 from dfs.metadata import open_metadata
-from dfs.metadata.contract import (
+from dfs.metadata.contract import GcKind, MetadataStore, NodeConflict, StepsRefused
+from dfs.metadata.operations import head_of
+from dfs.metadata.steps import (
     MAX_STEPS,
     ChangeFile,
     CheckFile,
     CheckReplica,
-    GcKind,
-    MetadataStore,
-    NodeConflict,
     PutFile,
     PutHead,
     PutOperation,
@@ -31,49 +29,14 @@ from dfs.metadata.contract import (
     RemoveReplica,
     RemoveShort,
     Step,
-    StepsRefused,
 )
-from dfs.metadata.operations import head_of
-from dfs.model import AdminState, Bucket, FileState, Head, Lease, NodeStatus, new_file_id
-from dfs.settings import CommonSettings, load
+from dfs.model import AdminState, Bucket, FileState, Head, Lease, NodeStatus, Retired, new_file_id
+from dfs.settings import CommonSettings
 from tests.support.metadata_records import NOW, a_node, a_record, a_replica, put
-from tests.support.moto_server import MotoServer
 
 ANY = frozenset(FileState)
 UPLOADING = frozenset({FileState.UPLOADING})
 COMMITTED = frozenset({FileState.COMMITTED})
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[MotoServer]:
-    with MotoServer() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "dynamodb"])
-def settings(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> CommonSettings:
-    if request.param == "sqlite":
-        return load(CommonSettings, environ={"DFS_METADATA_URL": f"sqlite:///{tmp_path}/metadata.sqlite"})
-    server: MotoServer = request.getfixturevalue("moto")
-    environment = server.environment()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    return load(CommonSettings, environ=environment)
-
-
-@pytest.fixture
-def bare(settings: CommonSettings) -> Iterator[MetadataStore]:
-    """A store before `create`."""
-    opened = open_metadata(settings)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def store(bare: MetadataStore) -> MetadataStore:
-    bare.create(protect=False)
-    return bare
 
 
 def refused(store: MetadataStore, *steps: Step) -> None:
@@ -429,11 +392,22 @@ def test_files_stand_in_the_index_by_their_state(store: MetadataStore) -> None:
     assert gc_ids(store, GcKind.UPLOADING, before=NOW + 50) == []
     store.transact([ChangeFile(record.file_id, UPLOADING, {"state": FileState.COMMITTED, "version": 9})])
     assert gc_ids(store, GcKind.UPLOADING) == []
-    trash = {"state": FileState.TRASHED, "bucket": "default", "path": "p", "version": 9, "touched_at": NOW}
+    trash = {
+        "state": FileState.TRASHED,
+        "bucket": "default",
+        "path": "p",
+        "version": 9,
+        "touched_at": NOW,
+        "retired": "deleted",
+        "size": 77,
+    }
     store.transact([ChangeFile(record.file_id, COMMITTED, trash)])
     (partition,) = [name for name in store.gc_partitions(GcKind.TRASHED) if name.endswith("default")]
     (entry,) = store.gc_entries(partition, before=1)
-    assert (entry.id, entry.path, entry.at) == (record.file_id, "p", 9)
+    assert (entry.id, entry.path, entry.version) == (record.file_id, "p", 9)
+    assert (entry.at, entry.retired, entry.size) == (NOW, Retired.DELETED, 77)
+    kept = store.get_file(record.file_id)
+    assert kept is not None and kept.retired == Retired.DELETED
     gone = {"state": FileState.DELETING, "touched_at": NOW + 7}
     store.transact([ChangeFile(record.file_id, frozenset({FileState.TRASHED}), gone)])
     assert gc_ids(store, GcKind.TRASHED) == []
@@ -449,7 +423,9 @@ def test_short_marks_and_operations_stand_in_the_index(store: MetadataStore) -> 
     entries = [e for name in store.gc_partitions(GcKind.SHORT) for e in store.gc_entries(name)]
     assert [(e.id, e.chunk_index, e.at) for e in entries] == [(file_id, 4, NOW + 1)]
     assert gc_ids(store, GcKind.OPERATION) == ["op-1"]
-    store.transact([RemoveShort(file_id, 4), RemoveShort(file_id, 5)])
+    refused(store, RemoveShort(file_id, 4, NOW))
+    refused(store, RemoveShort(file_id, 5, NOW))
+    store.transact([RemoveShort(file_id, 4, NOW + 1), RemoveShort(file_id, 5)])
     store.forget_operations(["op-1"])
     assert gc_ids(store, GcKind.SHORT) == gc_ids(store, GcKind.OPERATION) == []
 
@@ -466,7 +442,7 @@ def test_the_trash_is_paged_by_path_and_version_even_for_the_longest_paths(store
         entries += page
         after = page[-1].key
     assert len({entry.id for entry in entries}) == len(entries) == 10
-    short = [(entry.path, entry.at) for entry in entries if entry.path is not None]
+    short = [(entry.path, entry.version) for entry in entries if entry.path is not None]
     assert short == [(path, version) for path in ("a", "a/b", "b") for version in (2, 10)]
     for entry in entries[6:]:
         stored = store.get_file(entry.id)

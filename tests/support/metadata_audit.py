@@ -23,6 +23,8 @@ class History:
     refused: list[tuple[str, DfsError]] = field(default_factory=list)
     deleted: list[tuple[str, Head]] = field(default_factory=list)
     moved: list[tuple[str, Committed]] = field(default_factory=list)
+    restored: list[tuple[str, Head]] = field(default_factory=list)
+    purged: list[tuple[str, Head]] = field(default_factory=list)
 
 
 def all_heads(store: MetadataStore, bucket: str = "default") -> list[Head]:
@@ -70,10 +72,24 @@ def audit(store: MetadataStore, history: History) -> None:
     replaced += [c.replaced for _, c in history.moved if c.replaced]
     deleted = [head for _, head in history.deleted]
     assert once((head.file_id, head.version) for head in replaced + deleted), "two winners"
+    restored = [head for _, head in history.restored]
+    assert once((head.file_id, head.version) for head in restored), "restored twice"
+    newest: dict[str, int] = {}
+    for head in restored:
+        newest[head.file_id] = max(head.version, newest.get(head.file_id, 0))
     for head in replaced + deleted:
         record = records[head.file_id]
-        assert record is not None and record.state in (FileState.TRASHED, FileState.DELETING), (head, record)
-        assert (record.path, record.version) == (head.path, head.version)
+        assert record is not None, head
+        if newest.get(head.file_id, 0) < head.version:
+            assert record.state in (FileState.TRASHED, FileState.DELETING), (head, record)
+            assert (record.path, record.version) == (head.path, head.version)
+    for head in restored:
+        record = records[head.file_id]
+        assert record is not None and record.version >= head.version, (head, record)
+    for _, head in history.purged:
+        record = records[head.file_id]
+        assert record is not None and record.state is FileState.DELETING, (head, record)
+        assert (record.path, record.version) == (head.path, head.version), "purged, and there again"
     for committed in history.committed:
         if committed.replaced is not None:
             assert committed.replaced.version < committed.head.version

@@ -38,7 +38,7 @@ def table() -> str:
             rows[env] = (_default(field.default, field.metadata["parse"].__qualname__), field.metadata["help"])
     lines = ["| Variable | Default | Read by | Meaning |", "| --- | --- | --- | --- |"]
     for env, (default, meaning) in rows.items():
-        who = "all" if "admin" in readers[env] else ", ".join(sorted(readers[env]))
+        who = "all" if {"api", "node"} <= readers[env] and "admin" in readers[env] else ", ".join(sorted(readers[env]))
         lines.append(f"| `{env}` | {default} | {who} | {meaning} |")
     return "\n".join(lines)
 

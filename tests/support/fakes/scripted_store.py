@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dfs.errors import Busy, Unavailable
-from dfs.metadata.contract import MetadataStore, OutcomeUnknown, Step, StepsRefused
+from dfs.metadata.contract import MetadataStore, OutcomeUnknown, StepsRefused
+from dfs.metadata.steps import Step
 from dfs.model import Head
 
 Act = str | Callable[[], object]

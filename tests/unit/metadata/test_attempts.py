@@ -8,7 +8,8 @@ import pytest
 
 from dfs.errors import Busy, Unavailable, Unknown
 from dfs.metadata.attempts import PATIENCE, TRIES, Attempts
-from dfs.metadata.contract import CheckFile, OutcomeUnknown, StepsRefused
+from dfs.metadata.contract import OutcomeUnknown, StepsRefused
+from dfs.metadata.steps import CheckFile
 
 STEPS = [CheckFile("f", frozenset())]
 

@@ -13,16 +13,7 @@ from botocore.parsers import ResponseParserError
 
 from dfs.errors import Busy, StartError, Unavailable
 from dfs.metadata import dynamo_items as items
-from dfs.metadata.contract import (
-    CheckFile,
-    OutcomeUnknown,
-    PutFile,
-    PutOperation,
-    PutReplica,
-    PutShort,
-    Step,
-    StepsRefused,
-)
+from dfs.metadata.contract import OutcomeUnknown, StepsRefused
 from dfs.metadata.dynamo import judge, open_dynamo
 from dfs.metadata.dynamo_calls import (
     CONTENDED_TRIES,
@@ -38,6 +29,7 @@ from dfs.metadata.dynamo_calls import (
 )
 from dfs.metadata.dynamo_replicas import PATIENCE, ROWS_PER_TRANSACTION, ReplicaAdder
 from dfs.metadata.dynamo_steps import action
+from dfs.metadata.steps import CheckFile, PutFile, PutOperation, PutReplica, PutShort, Step
 from dfs.metadata.tables import creation, is_active, mismatch, tables_of
 from dfs.settings import CommonSettings, load
 from tests.support.fakes.chaos_dynamo import client_error

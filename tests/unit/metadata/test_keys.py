@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfs.metadata import keys
-from dfs.metadata.contract import ChangeFile, GcKind
-from dfs.model import FileState, new_file_id
+from dfs.metadata.contract import GcKind
+from dfs.metadata.steps import ChangeFile
+from dfs.model import FileState, Retired, new_file_id
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 PATH = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=300)
@@ -60,17 +61,33 @@ def test_ends_of_prefixes(prefix: str, end: str | None) -> None:
     assert keys.prefix_end(prefix) == end
 
 
-@given(PATH, st.integers(0, 10**16 - 1))
-def test_trash_places_fit_and_are_read_back(path: str, version: int) -> None:
+@given(
+    PATH,
+    st.integers(0, 10**16 - 1),
+    st.integers(0, 10**15 - 1),
+    st.sampled_from(["", *Retired]),
+    st.integers(0, 10**16 - 1),
+)
+def test_trash_places_fit_and_are_read_back(path: str, version: int, at: int, why: str, size: int) -> None:
     path = path.encode()[:1024].decode(errors="ignore")
     file_id = new_file_id()
-    place = keys.file_place(FileState.TRASHED, file_id, "b", path, version, 0)
+    place = keys.file_place(FileState.TRASHED, file_id, "b", path, version, at, why, size)
     assert place is not None
     partition, key = place
     assert len(key.encode()) <= keys.MAX_SORT_KEY_BYTES
     entry = keys.gc_entry(partition, key)
-    assert (entry.id, entry.at) == (file_id, version)
+    assert (entry.id, entry.version, entry.at, entry.retired) == (file_id, version, at, why)
+    assert entry.size == size
+    assert keys.trash_after(path) < keys.trash_after(path, version) < key
     assert entry.path == (path if len(path.encode()) <= 880 else None)
+
+
+@given(PATH, PATH, st.integers(1, 1024))
+def test_all_keys_of_paths_with_a_prefix_lie_within_its_bounds(path: str, more: str, length: int) -> None:
+    path = ((path + more) * 4).encode()[:1024].decode(errors="ignore")
+    low, high = keys.trash_bounds(path.encode()[:length].decode(errors="ignore"))
+    place = keys.file_place(FileState.TRASHED, "id", "b", path, 1, 0)
+    assert place is not None and low < place[1] and (high is None or place[1] < high)
 
 
 @given(PATH, PATH, st.integers(0, 10**15), st.integers(0, 10**15))
@@ -119,8 +136,8 @@ def test_the_place_after_a_change() -> None:
     assert keys.change_place(change({U}, state=C, version=3)) is None
     assert keys.change_place(change({U}, touched_at=5)) == keys.file_place(U, "f", "", "", 0, 5)
     assert keys.change_place(change({U}, state=D, touched_at=5)) == keys.file_place(D, "f", "", "", 0, 5)
-    trashed = change({C}, state=T, bucket="b", path="p", version=3)
-    assert keys.change_place(trashed) == keys.file_place(T, "f", "b", "p", 3, 0)
+    trashed = change({C}, state=T, bucket="b", path="p", version=3, touched_at=8, retired="replaced", size=6)
+    assert keys.change_place(trashed) == keys.file_place(T, "f", "b", "p", 3, 8, "replaced", 6)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import pytest
 
 from dfs.errors import BadRequest, Busy, ConditionFailed, Gone, NotFound, Unavailable, Unknown
 from dfs.metadata import operations
-from dfs.metadata.contract import GcKind, PutShort, RemoveFile
+from dfs.metadata.contract import GcKind
 from dfs.metadata.operations import ALWAYS, Committed, Precondition, head_of
 from dfs.metadata.sqlite import SqliteStore
+from dfs.metadata.steps import PutShort, RemoveFile
 from dfs.model import FileRecord, FileState, new_file_id
 from tests.support.fakes.scripted_store import Act, ScriptedStore
 from tests.support.metadata_records import NOW, SHA, a_record, a_replica, put, replicas_of

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from dfs.metadata import sqlite_schema
-from dfs.metadata.contract import (
+from dfs.metadata.contract import StepsRefused
+from dfs.metadata.sqlite_batch import Outcome, Rows, Transaction, Work, run_batch
+from dfs.metadata.sqlite_rows import MOST_PARAMETERS, replace_replicas, select_states
+from dfs.metadata.steps import (
     ChangeFile,
     CheckFile,
     CheckReplica,
@@ -22,10 +25,7 @@ from dfs.metadata.contract import (
     PutShort,
     RemoveHead,
     Step,
-    StepsRefused,
 )
-from dfs.metadata.sqlite_batch import Outcome, Rows, Transaction, Work, run_batch
-from dfs.metadata.sqlite_rows import MOST_PARAMETERS, replace_replicas, select_states
 from dfs.model import FileRecord, FileState, Head
 from tests.support.metadata_records import NOW, SHA, a_record, a_replica
 

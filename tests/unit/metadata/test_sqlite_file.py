@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import threading
@@ -14,9 +15,10 @@ import pytest
 
 from dfs import METADATA_FORMAT
 from dfs.errors import StartError, Unavailable
-from dfs.metadata.contract import OutcomeUnknown, PutFile
+from dfs.metadata.contract import OutcomeUnknown
 from dfs.metadata.sqlite import SqliteStore
 from dfs.metadata.sqlite_file import MAX_BATCH, TURNS_SUFFIX, SqliteFile
+from dfs.metadata.steps import PutFile
 from dfs.model import Bucket
 from tests.support.fakes.chaos_sqlite import Faults
 from tests.support.metadata_records import NOW, a_node, a_record, put
@@ -114,6 +116,28 @@ def test_a_busy_file_is_waited_for_and_then_unavailable(path: str) -> None:
     assert waiting.put_bucket(Bucket("c", NOW))
     waiting.close()
     other.close()
+
+
+def test_a_file_that_stays_locked_is_not_waited_for_as_long_by_everybody(path: str) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    ticks = itertools.count()
+    store = SqliteStore(path, file=SqliteFile(path, lock_timeout=30, clock=lambda: next(ticks)))
+
+    def waited() -> int:
+        began = next(ticks)
+        with pytest.raises(Unavailable, match="locked"):
+            store.put_bucket(Bucket("c", NOW))
+        return next(ticks) - began
+
+    assert waited() > 30
+    assert waited() < 5
+    other.execute("ROLLBACK")
+    assert store.put_bucket(Bucket("c", NOW))
+    other.execute("BEGIN EXCLUSIVE")
+    assert waited() > 30
+    other.close()
+    store.close()
 
 
 def test_an_error_in_one_callers_work_is_its_own(path: str) -> None:
@@ -345,6 +369,18 @@ def test_an_empty_file_holds_no_cluster(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"holds no cluster.*create-tables"):
         store.cluster_info()
     store.create()
+    store.close()
+
+
+def test_tables_of_the_time_before_the_first_release_are_refused_with_a_sentence(path: str) -> None:
+    older = sqlite3.connect(path)
+    older.execute("DROP TABLE documents")
+    older.commit()
+    older.close()
+    store = SqliteStore(path)
+    for opening in (store.cluster_info, store.create):
+        with pytest.raises(StartError, match="before its first release.*begin with new metadata and new data directories"):
+            opening()
     store.close()
 
 
