@@ -15,11 +15,11 @@ from typing import Any, Protocol
 from dfs import errors
 from dfs.chunkbatch import NewChunk, encode_batch
 from dfs.cluster.nodeanswers import (
-    InventoryEntry,
     InventoryPage,
     NodeFailed,
     OpenChunk,
     Verified,
+    inventory_page,
     number,
     opened,
     read_up_to,
@@ -219,22 +219,7 @@ class NodeCalls:
         """Chunks that the node holds with sequence numbers > `after`, at most `limit` (<= 10,000)."""
         with self._slot(node, deadline):
             answer = self._json(node, "GET", f"/inventory?after={after}&limit={limit}", deadline)
-        try:
-            chunks = tuple(
-                InventoryEntry(
-                    sequence=int(entry["sequence"]),
-                    file_id=str(entry["file_id"]),
-                    chunk_index=int(entry["chunk_index"]),
-                    length=int(entry["length"]),
-                    checksum=str(entry["checksum"]),
-                    created=int(entry["created"]),
-                )
-                for entry in answer["chunks"]
-            )
-            following = answer["next"]
-            return InventoryPage(chunks, None if following is None else int(following))
-        except (KeyError, TypeError, ValueError) as error:
-            raise NodeFailed(node.node_id, f"its inventory cannot be read: {error!r}", sent=True) from error
+        return inventory_page(node, answer)
 
     def healthz(self, node: NodeInfo, *, deadline: Deadline) -> dict[str, Any]:
         """What the node says of itself."""
@@ -247,6 +232,30 @@ class NodeCalls:
         except errors.DfsError:
             return False
         return said.get("node_id") == node.node_id and said.get("cluster_id") == self._cluster_id
+
+    def ask(
+        self,
+        node: NodeInfo,
+        method: str,
+        target: str,
+        *,
+        deadline: Deadline,
+        headers: Sequence[tuple[str, str]] = (),
+        json_body: Mapping[str, Any] | None = None,
+        patient: bool = False,
+    ) -> dict[str, Any]:
+        """The JSON answer to a call that has no name here. `patient`: the node may be silent until the
+        deadline, as one is that reads or copies much before it answers."""
+        with self._slot(node, deadline):
+            return self._json(
+                node,
+                method,
+                target,
+                deadline,
+                headers=headers,
+                json_body=json_body,
+                stall=deadline.remaining() if patient else None,
+            )
 
     # --- plumbing ---
 
@@ -266,11 +275,12 @@ class NodeCalls:
         headers: Sequence[tuple[str, str]] = (),
         body: bytes | memoryview | None = None,
         json_body: Mapping[str, Any] | None = None,
+        stall: float | None = None,
     ) -> dict[str, Any]:
         if json_body is not None:
             body = json.dumps(json_body, ensure_ascii=False, separators=(",", ":")).encode()
             headers = [*headers, *_JSON]
-        answer = self._send(node, method, target, deadline, headers=headers, body=body)
+        answer = self._send(node, method, target, deadline, headers=headers, body=body, stall=stall)
         try:
             parsed = json.loads(read_up_to(answer, _JSON_BYTES))
         except TransportError as error:
@@ -292,6 +302,7 @@ class NodeCalls:
         *,
         headers: Sequence[tuple[str, str]] = (),
         body: bytes | memoryview | None = None,
+        stall: float | None = None,
     ) -> ClientResponse:
         """The answer's head when its status is 2xx; else raises the error it stands for."""
         return self._answered(
@@ -305,7 +316,7 @@ class NodeCalls:
                 body=body,
                 length=None if body is None else len(body),
                 deadline=deadline,
-                stall=self._stall,
+                stall=self._stall if stall is None else max(stall, self._stall),
                 repeatable=True,
             ),
         )

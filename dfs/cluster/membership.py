@@ -3,6 +3,7 @@
 A node lives while its `heartbeat_seq` changes, or a call to it succeeds, within the heartbeat
 timeout. Time is counted on this process's monotonic clock, and only between two readings of the
 registry that both worked: a registry that cannot be read ages nobody, nor does a stopped process.
+Before it counts as dead it is asked itself, for the registry may be readable and take no heartbeats.
 
 A failed call makes a node suspect at once: it comes last for reads and nothing is placed on it,
 until it answers a probe. A node seen for the first time is suspect too, so that a row left by a
@@ -63,6 +64,7 @@ class Membership:
         probe: Callable[[NodeInfo], bool],
         refresh: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         probers: Executor | None = None,
     ) -> None:
         """`probe` says whether that very node answers; it must return within two seconds or so and
@@ -72,6 +74,7 @@ class Membership:
         self._timeout = heartbeat_timeout
         self._every = min(refresh, max(0.05, heartbeat_timeout / 4))
         self._clock = clock
+        self._now_ms = now_ms
         self._probe = probe
         self._probers: Executor = probers or ThreadPoolExecutor(_PROBERS, thread_name_prefix="dfs-probe")
         self._changed = threading.Condition()
@@ -281,13 +284,14 @@ class Membership:
 
     def _publish(self) -> None:
         states = []
+        now_ms = self._now_ms()
         for node_id in sorted(self._members):
             member = self._members[node_id]
-            member.alive = self._lives(member)
-            usable = _speaks(member.info)
-            states.append(
-                MemberState(member.info, member.alive, member.suspect or not usable, member.refusing)
-            )
+            # Nobody dies of silence alone: metadata may take no heartbeats. It is asked first.
+            member.alive = self._lives(member) or (member.alive and member.probing and not member.suspect)
+            suspect = member.suspect or not _speaks(member.info)
+            maintained = member.info.admin_state != member.info.state_at(now_ms)
+            states.append(MemberState(member.info, member.alive, suspect, member.refusing, maintained))
         key = tuple(
             (state.info.node_id, state.info.zone, weight_of(state.info)) for state in states if state.writable
         )

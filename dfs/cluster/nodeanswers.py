@@ -36,7 +36,8 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class InventoryEntry:
-    """One chunk that a node holds."""
+    """One chunk that a node holds. `verified` is when its bytes were last read back and found good (ms), None:
+    not since the node's index was made."""
 
     sequence: int
     file_id: str
@@ -44,6 +45,7 @@ class InventoryEntry:
     length: int
     checksum: str
     created: int
+    verified: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,38 @@ def stored_many(node: NodeInfo, answer: Mapping[str, Any], count: int) -> list[e
     if number(node, answer, "stored") != outcomes.count(None):
         raise NodeFailed(node.node_id, "it acknowledged another number of chunks than were sent", sent=True)
     return outcomes
+
+
+def inventory_page(node: NodeInfo, answer: Mapping[str, Any]) -> InventoryPage:
+    """The page that the answer to /inventory is; raises NodeFailed."""
+    try:
+        chunks = tuple(
+            InventoryEntry(
+                sequence=int(entry["sequence"]),
+                file_id=str(entry["file_id"]),
+                chunk_index=int(entry["chunk_index"]),
+                length=int(entry["length"]),
+                checksum=str(entry["checksum"]),
+                created=int(entry["created"]),
+                verified=None if entry.get("verified") is None else int(entry["verified"]),
+            )
+            for entry in answer["chunks"]
+        )
+        following = answer["next"]
+        return InventoryPage(chunks, None if following is None else int(following))
+    except (KeyError, TypeError, ValueError) as error:
+        raise NodeFailed(node.node_id, f"its inventory cannot be read: {error!r}", sent=True) from error
+
+
+def said_of_one(node: NodeInfo, said: object) -> errors.DfsError:
+    """The error that an answer about many chunks holds for one: `{"status", "code", "message"}`.
+
+    Raises NodeFailed when it is none of ours."""
+    if isinstance(said, Mapping):
+        status, code = said.get("status"), said.get("code")
+        if isinstance(status, int) and isinstance(code, str) and code in errors.BY_CODE:
+            return errors.from_answer(status, {"error": dict(said)})
+    raise NodeFailed(node.node_id, "it answered with an unknown error about a chunk", sent=True)
 
 
 def opened(node: NodeInfo, answer: ClientResponse) -> OpenChunk:

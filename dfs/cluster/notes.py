@@ -117,6 +117,10 @@ class NoteSender:
         """A file has got the path of `head`."""
         self._send(head, "move", op_id, FileState.COMMITTED, nodes)
 
+    def restored(self, head: Head, *, op_id: str | None, nodes: Sequence[str] | None = None) -> None:
+        """A file has come back from the trash, to the path of `head`."""
+        self._send(head, "restore", op_id, FileState.COMMITTED, nodes)
+
     def deleted(self, head: Head, *, op_id: str | None, purged: bool, nodes: Sequence[str] | None = None) -> None:
         """The file of `head` went to the trash, or for good."""
         state = FileState.DELETING if purged else FileState.TRASHED

@@ -140,12 +140,14 @@ class ChunkSource:
 
     # --- small chunks, whole ---
 
-    def _small(self, file_id: str, chunk_index: int, length: int, checksum: str | None, last: int = 0) -> bytes:
-        """A chunk of `length` <= SMALL bytes; `last` as for `RowReader.chunk`."""
+    def _small(
+        self, file_id: str, chunk_index: int, length: int, checksum: str | None, last: int = 0, begun: bool = False
+    ) -> bytes:
+        """A chunk of `length` <= SMALL bytes; `last` and `begun` as for `RowReader.chunk`."""
         cached = self._cache.get(file_id, chunk_index)
         if cached is not None and len(cached.data) == length and checksum in (None, cached.checksum):
             return cached.data
-        rows = self._described(file_id, chunk_index, length, last)
+        rows = self._described(file_id, chunk_index, length, last, begun)
         data = self._fetch(file_id, chunk_index, rows, None)
         self._cache.put(file_id, chunk_index, rows.checksum, data, rows.until)
         return data
@@ -159,9 +161,9 @@ class ChunkSource:
             pieces.close()
         return data
 
-    def _described(self, file_id: str, chunk_index: int, length: int, last: int) -> ChunkRows:
+    def _described(self, file_id: str, chunk_index: int, length: int, last: int, begun: bool) -> ChunkRows:
         """The rows of a chunk that must have `length` bytes."""
-        rows = self._rows.chunk(file_id, chunk_index, last)
+        rows = self._rows.chunk(file_id, chunk_index, last, begun=begun)
         if rows is None:
             raise self._nowhere(file_id, chunk_index, ())
         if rows.length != length:
@@ -185,17 +187,19 @@ class ChunkSource:
             pace=_ANY_PACE,
             clock=self._clock,
         )
+        first_chunk = first_byte // chunk_size
         try:
-            for chunk_index in range(first_byte // chunk_size, last_chunk + 1):
+            for chunk_index in range(first_chunk, last_chunk + 1):
+                begun = chunk_index > first_chunk
                 start = chunk_index * chunk_size
                 length = min(chunk_size, size - start)
                 first = max(first_byte - start, 0)
                 last = min(last_byte - start, length - 1)
                 if length <= SMALL:
-                    data = self._small(file_id, chunk_index, length, None, last_chunk)
+                    data = self._small(file_id, chunk_index, length, None, last_chunk, begun)
                     yield memoryview(data)[first : last + 1]
                 else:
-                    rows = self._described(file_id, chunk_index, length, last_chunk)
+                    rows = self._described(file_id, chunk_index, length, last_chunk, begun)
                     yield from self._chunk(file_id, chunk_index, rows, first, last, None, ahead)
         finally:
             ahead.close()

@@ -9,15 +9,8 @@ from collections.abc import Callable
 
 from dfs import errors, logs
 from dfs.cluster.replicate import Late
-from dfs.metadata.contract import (
-    CheckFile,
-    CheckReplica,
-    MetadataStore,
-    PutShort,
-    RemoveShort,
-    Step,
-    StepsRefused,
-)
+from dfs.metadata.contract import MetadataStore, StepsRefused
+from dfs.metadata.steps import CheckFile, CheckReplica, PutShort, RemoveShort, Step
 from dfs.model import FileState
 
 _KEPT = frozenset({FileState.UPLOADING, FileState.COMMITTED, FileState.TRASHED})

@@ -13,12 +13,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from dfs.errors import CorruptChunk
+from dfs.errors import CorruptChunk, Unavailable
 from dfs.metadata.contract import MetadataStore
 from dfs.model import ChunkReplica
 
 PAGE = 256
 """Chunks whose rows are read in one query."""
+
+PATIENCE = 45.0
+"""Seconds for which a read that has begun waits for metadata that cannot be reached. Clients give up
+after a minute without a byte."""
+
+_PAUSE = 0.2
 
 MOST_CHUNKS = 32_768
 """Chunks in the cache; about 400 bytes each."""
@@ -45,17 +51,22 @@ class RowReader:
         *,
         most: int = MOST_CHUNKS,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
+        self._pause = pause
         self._keep = keep
         self._most = most
         self._clock = clock
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[str, int], ChunkRows] = OrderedDict()
 
-    def chunk(self, file_id: str, chunk_index: int, last: int | None = None) -> ChunkRows | None:
+    def chunk(
+        self, file_id: str, chunk_index: int, last: int | None = None, *, begun: bool = False
+    ) -> ChunkRows | None:
         """The chunk's rows, None when it has none. `last` announces that the chunks up to it will be
-        wanted next: on a miss theirs are read in the same query, PAGE at a time.
+        wanted next: on a miss theirs are read in the same query, PAGE at a time. `begun`: the answer
+        they are for has begun and can no longer be refused, so metadata that is away is waited for.
 
         Raises CorruptChunk when the rows of this chunk contradict each other.
         """
@@ -66,7 +77,14 @@ class RowReader:
                 self._cache.move_to_end(key)
                 return cached
         end = chunk_index if last is None else max(chunk_index, min(last, chunk_index + PAGE - 1))
-        return self._read(file_id, chunk_index, end)
+        give_up = self._clock() + PATIENCE if begun else float("-inf")
+        while True:
+            try:
+                return self._read(file_id, chunk_index, end)
+            except Unavailable:
+                if self._clock() >= give_up:
+                    raise
+            self._pause(_PAUSE)
 
     def known(self, file_id: str, chunk_index: int) -> ChunkRows | None:
         """The chunk's rows, if they are remembered."""

@@ -12,12 +12,19 @@ from dfs.model import AdminState, NodeInfo, NodeStatus
 class MemberState:
     """One node. `alive`: heard of within the heartbeat timeout. `suspect`: its last call failed, or
     it has not answered yet. `refusing`: why it refused a store since its last heartbeat (the code of
-    its answer, such as `node_full`), if it did."""
+    its answer, such as `node_full`), if it did. `maintained`: its maintenance is over, though its row
+    does not say so yet."""
 
     info: NodeInfo
     alive: bool
     suspect: bool
     refusing: str | None = None
+    maintained: bool = False
+
+    @property
+    def admin_state(self) -> AdminState:
+        """What operators want of it now."""
+        return AdminState.ACTIVE if self.maintained else self.info.admin_state
 
     @property
     def healthy(self) -> bool:
@@ -30,7 +37,7 @@ class MemberState:
         return (
             self.healthy
             and self.refusing is None
-            and self.info.admin_state == AdminState.ACTIVE
+            and self.admin_state == AdminState.ACTIVE
             and self.info.status == NodeStatus.ACTIVE
         )
 
@@ -39,7 +46,7 @@ class MemberState:
         """It would take chunks if it had space."""
         return (
             self.healthy
-            and self.info.admin_state == AdminState.ACTIVE
+            and self.admin_state == AdminState.ACTIVE
             and (self.refusing == "node_full" or self.info.status == NodeStatus.FULL)
         )
 

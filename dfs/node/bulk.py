@@ -59,6 +59,7 @@ class BulkEndpoints:
                     "length": chunk.length,
                     "checksum": chunk.checksum,
                     "created": chunk.created,
+                    "verified": chunk.verified,
                 }
                 for chunk in chunks
             ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dfs.model import NodeStatus
 from dfs.node.registration import Registration
+from dfs.node.scrub import Scrubber
 from dfs.node.standing import Standing
 from dfs.wire.message import Request, Response
 
@@ -19,6 +20,7 @@ class HealthEndpoints:
     cluster_id: str
     registration: Registration
     standing: Standing
+    scrubber: Scrubber
 
     def healthz(self, _request: Request) -> Response:
         """GET /healthz: 200 as long as the process answers at all."""
@@ -57,4 +59,6 @@ class HealthEndpoints:
             "used_bytes": usage.used_bytes,
             "capacity_bytes": usage.capacity_bytes,
             "chunks": usage.chunks,
+            "bad_chunks": usage.bad_chunks,
+            "scrub": self.scrubber.report(),
         }

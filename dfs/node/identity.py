@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dfs import logs
 from dfs.errors import StartError
-from dfs.model import ClusterInfo, NodeInfo
+from dfs.model import AdminState, ClusterInfo, NodeInfo
 from dfs.node.imds import Ec2Facts
 from dfs.settings import NodeSettings
 from dfs.store.identity import DiskIdentity, load_identity
@@ -85,12 +85,17 @@ def check_disk(
     """
     place = f"DFS_DATA_DIR={where.data_dir}"
     row = next((node for node in registered if node.node_id == where.node_id), None)
+    if row is not None and row.admin_state is AdminState.DECOMMISSIONED and (
+        identity is None or identity.disk_id == row.disk_id
+    ):
+        raise StartError(decommissioned_sentence(where.node_id))
     if identity is None:
         if row is not None:
             raise StartError(
                 f"{place} has no node.json, but node {where.node_id} is registered with disk {row.disk_id}: the volume is "
                 "not mounted there, or an empty one is. Mount the right disk and start again; if it is lost for good, "
-                "start the empty one under a NODE_ID of its own and decommission the old node"
+                "start the empty one under a NODE_ID of its own and then run: "
+                f"python -m dfs.admin decommission {where.node_id}"
             )
         if contents:
             raise StartError(
@@ -112,8 +117,18 @@ def check_disk(
     if row is not None and row.disk_id != identity.disk_id:
         raise StartError(
             f"the disk in {place} is {identity.disk_id}, but node {where.node_id} is registered with disk "
-            f"{row.disk_id}: two disks carry the same node id. Mount the right one, or decommission the registered one"
+            f"{row.disk_id}: two disks carry the same node id. Mount the right one; if it is lost for good, empty this "
+            "one, start it under a NODE_ID of its own, and then run: "
+            f"python -m dfs.admin decommission {where.node_id}"
         )
+
+
+def decommissioned_sentence(node_id: str) -> str:
+    """Why a decommissioned node does not start, and what to do."""
+    return (
+        f"node {node_id} was decommissioned: to take it back, run: python -m dfs.admin activate {node_id} --force and "
+        "start it again; to use the disk for something new, empty it and start it under a NODE_ID of its own"
+    )
 
 
 def warn_if_only_local(address: str, metadata_url: str) -> None:

@@ -24,6 +24,9 @@ SIZE_LIMIT = 1 << 53
 MAX_ITEMS = 1000
 """Most file ids of one erase and notes of one call."""
 
+MAX_CHUNKS = 256
+"""Most chunks of one call that verifies."""
+
 _DIGITS = re.compile(r"[0-9]{1,20}\Z")
 _HEX = re.compile(r"[0-9a-fA-F]*\Z")
 _PIECES = re.compile(r"([0-9]{1,10})-([0-9]{1,10})\Z")
@@ -44,6 +47,16 @@ def chunk_key(query: Query) -> tuple[str, int]:
     if not _DIGITS.match(text) or int(text) >= INDEX_LIMIT:
         raise BadIndex(f"chunk_index must be digits, below {INDEX_LIMIT}, not {text[:80]!r}")
     return file_id, int(text)
+
+
+def after_key(query: Query) -> tuple[str, int] | None:
+    """The chunk after which a page begins: `after_file` and `after_index`; None when both are absent."""
+    file_id, text = query.get("after_file"), query.get("after_index")
+    if file_id is None and text is None:
+        return None
+    if file_id is None or text is None:
+        raise BadRequest("after_file and after_index come together")
+    return parse_file_id(file_id), _whole(text, "after_index", 0, INDEX_LIMIT - 1)
 
 
 def number(query: Query, name: str, default: int, low: int, high: int) -> int:
@@ -119,6 +132,21 @@ def file_ids(payload: dict[str, Any]) -> list[str]:
     """The member `file_ids`: at most MAX_ITEMS UUIDs."""
     items = _members(payload, "file_ids")
     return [parse_file_id(item if isinstance(item, str) else repr(item)) for item in items]
+
+
+def chunk_keys(payload: dict[str, Any]) -> list[tuple[str, int]]:
+    """The member `chunks`: at most MAX_CHUNKS pairs of file id and chunk index."""
+    items = payload.get("chunks")
+    if not isinstance(items, list) or len(items) > MAX_CHUNKS:
+        raise BadRequest(f"chunks must be a list of at most {MAX_CHUNKS} pairs [file_id, index]")
+    found = []
+    for item in items:
+        if not isinstance(item, list) or len(item) != 2 or not isinstance(item[0], str):
+            raise BadRequest("every chunk must be a pair [file_id, index]")
+        if type(item[1]) is not int or not 0 <= item[1] < INDEX_LIMIT:  # not isinstance: true is no number
+            raise BadIndex(f"an index must be a whole number below {INDEX_LIMIT}")
+        found.append((parse_file_id(item[0]), item[1]))
+    return found
 
 
 def notes(payload: dict[str, Any]) -> list[dict[str, Any]]:

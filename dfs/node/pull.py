@@ -66,10 +66,10 @@ class PullEndpoint:
         return self._chunks.stored(stored)
 
     def _already_here(self, file_id: str, chunk_index: int, source: PullSource) -> StoredChunk | None:
-        known = self._store.stat(file_id, chunk_index)
-        if known is None or known.checksum != source.checksum:
-            return None
         try:
+            known = self._store.stat(file_id, chunk_index)
+            if known is None or known.checksum != source.checksum:
+                return None
             return self._store.verify(file_id, chunk_index)
         except CorruptChunk:
             return None  # the copy here is bad: fetching replaces it

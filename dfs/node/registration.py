@@ -1,7 +1,8 @@
 """The node's row in the registry: put at start, kept fresh by heartbeats, marked at a stop.
 
 Readers take a node for alive while `heartbeat_seq` changes, so every attempt carries a new number.
-The schedule is kept on the monotonic clock; a change of status (full, read-only) goes out at once.
+The schedule is kept on the monotonic clock; a change of status (full, read-only) or of the number of bad
+chunks goes out at once.
 Metadata that cannot be reached stops nothing: the node goes on serving, says so once, and catches up.
 """
 
@@ -16,6 +17,7 @@ from dfs import logs
 from dfs.errors import StartError, Unavailable
 from dfs.metadata.contract import MetadataStore, NodeConflict, OutcomeUnknown
 from dfs.model import AdminState, NodeInfo, NodeStatus
+from dfs.node.identity import decommissioned_sentence
 from dfs.node.standing import Standing
 
 LOOK_SECONDS = 1.0
@@ -54,9 +56,14 @@ class Registration:
         self._on_lost = on_lost
         self._clock = clock
         self._wall_ms = wall_ms
-        self._sent: NodeStatus | None = None
+        self._sent: tuple[NodeStatus, int, int] | None = None
+        """Status, bad chunks and last scrub as the registry knows them."""
         self._changed = threading.Condition()
         self._look = False
+        self._asked = False
+        self._begun = 0
+        self._arrived = 0
+        """Of the heartbeats begun, numbered from 1, the last one that arrived."""
         self._ended = False
         self._thread: threading.Thread | None = None
         self.reachable = True
@@ -74,6 +81,8 @@ class Registration:
             stored = self._metadata.register_node(self._node)
         except NodeConflict as conflict:
             raise StartError(lost_sentence(self._node, conflict)) from conflict
+        if stored.admin_state is AdminState.DECOMMISSIONED:
+            raise StartError(decommissioned_sentence(stored.node_id))
         self._accept(stored)
 
     def start(self) -> None:
@@ -85,13 +94,23 @@ class Registration:
         """The status may have changed: send a heartbeat now if it has."""
         with self._changed:
             self._look = True
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def beat_now(self, seconds: float) -> bool:
+        """Have a heartbeat sent now; whether one that began after this call arrived within `seconds`.
+        Then the operators' state is what the registry said after this call."""
+        with self._changed:
+            wanted = self._begun + 1
+            self._asked = self._look = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._arrived >= wanted or self._ended, seconds)
+            return self._arrived >= wanted
 
     def leave(self) -> None:
         """End the heartbeats with one that says `stopping`, so that nothing is placed here."""
         with self._changed:
             self._ended = True
-            self._changed.notify()
+            self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(LEAVE_SECONDS)
             if self._thread.is_alive():
@@ -118,9 +137,9 @@ class Registration:
         while self._wait(max(not_before, min(due, self._clock() + LOOK_SECONDS))):
             now = self._clock()
             overdue = now >= due
-            if now < not_before or not (overdue or self._status_changed()):
+            if now < not_before or not (overdue or self._asked or self._status_changed()):
                 continue
-            if self.beat():
+            if self._beat_counted():
                 if overdue:
                     # On the grid of the first one: a late heartbeat does not shift those after it.
                     due += self._interval * max(1, -(-(now - due) // self._interval))
@@ -129,6 +148,18 @@ class Registration:
             if self._standing.lost:
                 return
         self.beat()
+
+    def _beat_counted(self) -> bool:
+        with self._changed:
+            self._asked = False
+            self._begun += 1
+            number = self._begun
+        arrived = self.beat()
+        if arrived:
+            with self._changed:
+                self._arrived = number
+                self._changed.notify_all()
+        return arrived
 
     def _wait(self, until: float) -> bool:
         """Wait for `until` or a `look`; False when the heartbeats have ended."""
@@ -141,9 +172,13 @@ class Registration:
 
     def _status_changed(self) -> bool:
         try:
-            return self._standing.status() is not self._sent
+            return self._facts() != self._sent
         except Exception:
             return True  # the heartbeat that follows meets the same error and logs it
+
+    def _facts(self) -> tuple[NodeStatus, int, int]:
+        standing = self._standing
+        return standing.status(), standing.usage().bad_chunks, standing.scrubbed_at
 
     def _current(self) -> NodeInfo:
         usage = self._standing.usage()
@@ -156,6 +191,8 @@ class Registration:
             used_bytes=usage.used_bytes,
             capacity_bytes=usage.capacity_bytes,
             chunks=usage.chunks,
+            bad_chunks=usage.bad_chunks,
+            scrubbed_at=self._standing.scrubbed_at,
         )
 
     def _accept(self, stored: NodeInfo) -> None:
@@ -165,9 +202,10 @@ class Registration:
         if stored.admin_state is not self._standing.admin_state:
             logs.event("node.admin_state", was=self._standing.admin_state, now=stored.admin_state)
             self._standing.admin_state = stored.admin_state
-        if self._sent is not None and self._node.status is not self._sent:
-            logs.event("node.status", was=self._sent, now=self._node.status)
-        self._sent = self._node.status
+        node = self._node
+        if self._sent is not None and node.status is not self._sent[0]:
+            logs.event("node.status", was=self._sent[0], now=node.status)
+        self._sent = (node.status, node.bad_chunks, node.scrubbed_at)
 
     def _missed(self, error: Exception) -> bool:
         if self.reachable:
@@ -200,7 +238,10 @@ def lost_sentence(ours: NodeInfo, conflict: NodeConflict) -> str:
     """Why node `ours` may not go on, and what to do."""
     current = conflict.current
     if current is None:
-        return f"{ours.node_id} is no longer in the registry (decommissioned?): activate it again or retire its disk"
+        return (
+            f"{ours.node_id} is no longer in the registry (decommissioned?): start it again to register it anew, or "
+            "empty its disk and start that under a NODE_ID of its own"
+        )
     if current.disk_id != ours.disk_id:
         return (
             f"node id {ours.node_id} belongs to another disk ({current.disk_id}; this one is {ours.disk_id}): "

@@ -18,15 +18,19 @@ from dfs.node.batch import BatchEndpoint
 from dfs.node.bulk import BulkEndpoints
 from dfs.node.chunks import ChunkEndpoints
 from dfs.node.disk import open_disk
+from dfs.node.fence import Fences
 from dfs.node.health import HealthEndpoints
 from dfs.node.identity import Whereabouts
 from dfs.node.pull import PullEndpoint
 from dfs.node.reading import ReadEndpoint
 from dfs.node.registration import Registration
 from dfs.node.routes import node_routes
+from dfs.node.scrub import Scrubber
 from dfs.node.standing import Standing
+from dfs.node.upkeep import UpkeepEndpoints
 from dfs.process import Interrupted, Lifetime
 from dfs.settings import NodeSettings
+from dfs.store.disk import OsDisk
 from dfs.store.store import ChunkStore
 from dfs.wire.buffers import BufferPool
 from dfs.wire.client import HttpClient
@@ -58,7 +62,8 @@ def serve(settings: NodeSettings, lifetime: Lifetime) -> None:
         closing.callback(store.close)
         listener = ports.open_for_calls(bound, settings, host)
         node = describe(where, store.identity.disk_id, listener.getsockname()[1], registered)
-        _run(settings, lifetime, metadata, cluster, node, store, listener)
+        fences = Fences(OsDisk(), str(where.data_dir))
+        _run(settings, lifetime, metadata, cluster, node, store, fences, listener)
     logs.event("node.stopped", node_id=where.node_id, reason=lifetime.reason)
 
 
@@ -69,6 +74,7 @@ def _run(
     cluster: ClusterInfo,
     node: NodeInfo,
     store: ChunkStore,
+    fences: Fences,
     listener: socket.socket,
 ) -> None:
     standing = Standing(store)
@@ -81,13 +87,24 @@ def _run(
         on_lost=lambda sentence: lifetime.stop(sentence, exit_code=1),
     )
     http = HttpClient(user_agent=f"dfs-node/{__version__}")
-    server = make_server(settings, cluster.cluster_id, store, standing, registration, http, listener)
+    scrubber = Scrubber(
+        store,
+        standing,
+        mbps=settings.scrub_mbps,
+        period=settings.scrub_period,
+        busy=lambda: server.stats().get("busy", 0) > 0,
+    )
+    server = make_server(
+        settings, cluster.cluster_id, store, standing, registration, scrubber, fences, http, listener
+    )
     server.on_fatal = lambda: lifetime.stop("the server no longer hears its connections (see the log)", exit_code=1)
     try:
+        scrubber.recall()
         server.start()  # before the row says so: whoever reads the row may call at once
         patiently(registration.register, lifetime)
         registration.start()
         store.start_maintenance()
+        scrubber.start()
         logs.event("node.serving", node_id=node.node_id, address=node.address, port=node.port, disk_id=node.disk_id)
         lifetime.ready(port=node.port, node_id=node.node_id, address=node.address)
         lifetime.wait()
@@ -96,6 +113,7 @@ def _run(
         if not server.drain(settings.drain_timeout):
             logs.warning("drain.cut", after_seconds=settings.drain_timeout)
     finally:
+        scrubber.stop()
         server.close()
         http.close()
 
@@ -106,6 +124,8 @@ def make_server(
     store: ChunkStore,
     standing: Standing,
     registration: Registration,
+    scrubber: Scrubber,
+    fences: Fences,
     http: HttpClient,
     listener: socket.socket,
 ) -> HttpServer:
@@ -119,7 +139,8 @@ def make_server(
     batch = BatchEndpoint(
         node_id, store, standing, buffers, max_chunk_size=max_chunk_size, on_refused=registration.look
     )
-    health = HealthEndpoints(cluster_id, registration, standing)
+    health = HealthEndpoints(cluster_id, registration, standing, scrubber)
+    upkeep = UpkeepEndpoints(node_id, store, standing, registration, scrubber)
     server = HttpServer(
         listener.getsockname()[:2],
         node_routes(
@@ -130,7 +151,9 @@ def make_server(
             ReadEndpoint(node_id, store),
             pull,
             BulkEndpoints(store),
+            upkeep,
             health,
+            fences,
         ),
         limits=Limits(workers=settings.max_workers, connections=settings.max_connections),
         server_header=f"dfs-node/{__version__}",

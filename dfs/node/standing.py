@@ -25,6 +25,8 @@ class Space(Protocol):
     def full(self) -> bool: ...
     @property
     def read_only_reason(self) -> str | None: ...
+    @property
+    def bad_chunks(self) -> int: ...
 
 
 class Measured(Protocol):
@@ -42,6 +44,8 @@ class Standing:
         self.admin_state = AdminState.ACTIVE
         self.stopping = False
         self.lost: str | None = None
+        self.scrubbed_at = 0
+        """When the last complete pass of the scrubber began (ms); 0: there was none."""
 
     def usage(self) -> Space:
         """The store's space now."""

@@ -51,17 +51,26 @@ class Access:
         with self.open(entry.key) as reader:
             return reader.info
 
-    def verify(self, entry: Entry) -> tuple[StoredChunk, CorruptChunk | None]:
-        """The chunk, read from the disk, and what is wrong with it. Raises NotFound, Gone, Unavailable."""
+    def verify(
+        self, entry: Entry, pace: Callable[[int], None] = lambda size: None
+    ) -> tuple[StoredChunk, CorruptChunk | None]:
+        """The chunk, read from the disk, and what is wrong with it; a good one is remembered as verified.
+
+        `pace` is told of every piece read. Raises NotFound, Gone, Unavailable, Busy and what `pace` raises."""
         try:
-            with self.open(entry.key) as reader:
+            with self.open(entry.key, check=False) as reader:
                 reader.forget_cached()
                 digest = hashlib.sha256()
                 for piece in reader.pieces():
                     digest.update(piece)
-                if digest.hexdigest() != reader.info.checksum:
+                    pace(len(piece))
+                if digest.hexdigest() != reader.checksum:
                     return reader.info, reader.on_corrupt("its bytes do not have their SHA-256")
-                return reader.info, None
+                reader.check_padding()
+                reader.forget_cached()  # nobody asked for these bytes: they would push out what others read
+                chunk = reader.info
+                self._parts.catalog.was_verified(entry.key, chunk.sequence, self._parts.now())
+                return chunk, None
         except CorruptChunk as error:
             return entry.stored(), error
 
@@ -82,6 +91,8 @@ class Access:
         except OSError as error:
             if error.errno in _OURS:
                 raise Busy(f"too much is open at once: {error.strerror}") from error
+            why = f"the volume file that holds it cannot be opened: {error.strerror}"
+            self._parts.catalog.is_bad(entry, self._parts.now(), why)
             raise CorruptChunk(f"volume {entry.volume} cannot be opened: {error.strerror}") from error
         try:
             reader = self._load(entry, shared.file, partial(files.release, shared))
@@ -107,7 +118,9 @@ class Access:
         return ChunkReader(record, data, entry, file, release, self._corrupt)
 
     def _corrupt(self, file: DiskFile, entry: Entry, what: str) -> CorruptChunk:
-        self._parts.aside.keep_chunk(file, entry, what)
+        parts = self._parts
+        parts.aside.keep_chunk(file, entry, what)
+        parts.catalog.is_bad(entry, parts.now(), what)
         return CorruptChunk(f"the copy of this chunk is corrupt: {what}")
 
     def _missing(self, entry: Entry) -> CorruptChunk:
@@ -120,6 +133,7 @@ class Access:
             file_id=chunk.file_id,
             chunk_index=chunk.chunk_index,
         )
+        self._parts.catalog.is_bad(entry, self._parts.now(), "the volume file that holds it is missing")
         return CorruptChunk(f"volume {entry.volume}, which has this chunk, is missing")
 
     # --- notes ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from dfs.store.index_change import VolumeRow
 from dfs.store.record import Kind
 
 _WAIT_SECONDS = 10.0
+_NO_FACTS: Mapping[str, str] = {}
 
 T = TypeVar("T")
 
@@ -34,7 +35,8 @@ class _Recent:
     notes: set[bytes] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     volumes: dict[int, VolumeRow] = field(default_factory=dict)
-    verified: list[tuple[Key, int, int]] = field(default_factory=list)
+    verified: dict[Key, tuple[int, int]] = field(default_factory=dict)
+    bad: dict[Key, tuple[int, int, str]] = field(default_factory=dict)
     sequence: int = 0
 
     def absorb(self, later: _Recent) -> None:
@@ -44,7 +46,10 @@ class _Recent:
         self.entries += later.entries
         for number, row in later.volumes.items():
             self.advance(number, row)
-        self.verified += later.verified
+        self.verified |= later.verified
+        for key in later.verified:
+            self.bad.pop(key, None)
+        self.bad |= later.bad
         self.sequence = max(self.sequence, later.sequence)
 
     def advance(self, number: int, row: VolumeRow) -> None:
@@ -195,10 +200,21 @@ class Catalog:
             if self.background:
                 self._changed.notify_all()
 
-    def was_verified(self, entry: Entry, at: int) -> None:
-        """Remember that the chunk was read back whole at `at`; forgotten if the index is lost."""
+    def was_verified(self, key: Key, sequence: int, at: int) -> None:
+        """Remember that the chunk's record of that sequence was read back whole at `at`; forgotten if the
+        index is lost, or so far behind that memory would not be bounded."""
         with self._lock:
-            self._pending.verified.append((entry.key, entry.sequence, at))
+            self._pending.bad.pop(key, None)
+            if len(self._pending.verified) < self._limit:
+                self._pending.verified[key] = (sequence, at)
+
+    def is_bad(self, entry: Entry, at: int, why: str) -> None:
+        """Remember that the copy of the chunk on the disk is bad, until another record stands in its
+        place or it is verified. Beyond the limit it is forgotten: whoever reads it next finds it again."""
+        with self._lock:
+            if len(self._pending.bad) < self._limit:
+                self._pending.bad[entry.key] = (entry.sequence, at, why)
+            self._changed.notify_all()
 
     @property
     def behind(self) -> int:
@@ -214,7 +230,10 @@ class Catalog:
         """Return when records wait to be indexed, after `seconds`, or woken when `ended`."""
         with self._lock:
             self._changed.wait_for(
-                lambda: bool(self._pending.volumes or self._pending.verified or ended()), seconds
+                lambda: bool(
+                    self._pending.volumes or self._pending.verified or self._pending.bad or ended()
+                ),
+                seconds,
             )
 
     def wake(self) -> None:
@@ -233,7 +252,7 @@ class Catalog:
                 work = self._flushing
             done = False
             try:
-                if work.volumes or work.verified:
+                if work.volumes or work.verified or work.bad:
                     self._write(index, work)
                 done = True
             except (sqlite3.Error, IndexDamaged) as error:
@@ -248,7 +267,17 @@ class Catalog:
             return done
 
     def _write(self, index: Index, work: _Recent) -> None:
-        index.apply(work.entries, work.volumes.values(), sequence=work.sequence, verified=work.verified)
+        index.apply(
+            work.entries,
+            work.volumes.values(),
+            sequence=work.sequence,
+            verified=[(key, *seen) for key, seen in work.verified.items()],
+            bad=[(key, *found) for key, found in work.bad.items()],
+        )
+
+    def keep_fact(self, name: str, value: str) -> None:
+        """Keep a short text in the index; lost with it. Raises sqlite3.Error, IndexDamaged or Unavailable."""
+        self.change((), None, remove=(), forget=(), sequence=0, facts={name: value})
 
     def change(
         self,
@@ -258,9 +287,11 @@ class Catalog:
         remove: Sequence[int],
         forget: Iterable[Entry],
         sequence: int,
+        facts: Mapping[str, str] = _NO_FACTS,
+        now: int = 0,
     ) -> None:
-        """Steps of a compaction; with `remove` durable when this returns. Raises sqlite3.Error,
-        IndexDamaged or Unavailable."""
+        """Steps of a compaction, or other changes; with `remove` durable when this returns: chunks that still
+        stood there are bad as of `now`. Raises sqlite3.Error, IndexDamaged or Unavailable."""
         with self._flush_lock:
             index = self.index
             if index is None:
@@ -273,6 +304,8 @@ class Catalog:
                     remove=remove,
                     forget=forget,
                     synced=bool(remove),
+                    facts=facts,
+                    now=now,
                 )
             except (sqlite3.Error, IndexDamaged) as error:
                 self._failed(error, index)

@@ -32,6 +32,18 @@ class StoredChunk:
     sequence: int
     created: int
     piece_crcs: tuple[int, ...] = ()
+    verified: int | None = None
+    """In pages of the inventory: when it was last read back whole (ms), None if not since the index was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadChunk:
+    """A chunk whose standing copy on this disk is bad: found when (ms), and what is wrong with it."""
+
+    file_id: str
+    chunk_index: int
+    found_at: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,8 @@ class Usage:
     chunks: int
     full: bool
     read_only_reason: str | None
+    bad_chunks: int = 0
+    """How many chunks are known to be bad."""
 
 
 @dataclass(frozen=True, slots=True)

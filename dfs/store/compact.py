@@ -117,8 +117,9 @@ class Compactor:
         if self._unfinished is not None:
             self._unfinished()
 
-    def choose(self, dead_share: float, newest: int | None) -> list[list[int]]:
-        """Volumes worth compacting, in groups whose remains fit into one volume each.
+    def choose(self, dead_share: float, newest: int | None, free: int | None = None) -> list[list[int]]:
+        """Volumes worth compacting, in groups whose remains fit into one volume each, and into `free` bytes of
+        the disk: those come first of which the least is left.
 
         Worth it: at least `dead_share` of it is dead; or it is small and so are many others. Never the
         newest appended one: its header and its records carry the highest sequence."""
@@ -139,10 +140,13 @@ class Compactor:
         ]
         groups: list[list[int]] = []
         room = 0
+        most = self._volume_size if free is None else max(0, min(self._volume_size, free - _OVERHEAD))
         for live, number in sorted(chosen):
+            if free is not None and live > most:
+                break
             if not groups or live > room:
                 groups.append([])
-                room = self._volume_size
+                room = most
             groups[-1].append(number)
             room -= live
         return groups
@@ -163,7 +167,8 @@ class Compactor:
             kept = self._aside.keys()
             for volume in victims:
                 self._copy_volume(volume, self._catalog.index, kept, copy)
-            self._complete(copy)
+            if copy.records:
+                self._complete(copy)
         except BaseException:
             self._throw_away(copy)
             raise
@@ -215,6 +220,7 @@ class Compactor:
         if not self._aside.keep_chunk(file, entry, "a record does not verify; found while compacting"):
             raise Interrupted("a corrupt record could not be set aside")
         if entry.kind == Kind.DATA:
+            self._catalog.is_bad(entry, self._now(), "its bytes did not verify when they were to be moved")
             drop = entry._replace(
                 kind=int(Kind.DROP), length=0, checksum=bytes(32), chunk_size=0, file_size=None
             )
@@ -284,7 +290,9 @@ class Compactor:
         if copy.records:
             row = VolumeRow(copy.number, copy.volume_id, copy.end, sealed=True, compacted=True)
             self._enter(copy)
-        self._catalog.change((), row, remove=victims, forget=copy.forgotten, sequence=self._volumes.sequence)
+        self._catalog.change(
+            (), row, remove=victims, forget=copy.forgotten, sequence=self._volumes.sequence, now=self._now()
+        )
         for number in victims:
             self._volumes.remove(number)
         self._remove(victims)

@@ -231,7 +231,9 @@ class OsFile:
 
     def forget_cached(self, offset: int, size: int) -> None:
         if hasattr(os, "posix_fadvise"):  # macOS has none
-            os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_DONTNEED)
+            first = offset // BLOCK * BLOCK  # pages that are not meant as a whole would stay
+            size = -(-(offset + size) // BLOCK) * BLOCK - first
+            os.posix_fadvise(self._descriptor, first, size, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         direct, self._direct = self._direct, -1

@@ -11,6 +11,12 @@ Key = tuple[bytes, int]
 """A chunk: the 16 bytes of its file_id, and its index."""
 
 
+def file_name(file_id: bytes) -> str:
+    """A file's id as callers know it."""
+    name = file_id.hex()
+    return f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}"
+
+
 class Entry(NamedTuple):
     """Where a record lies and what lookups need of it. `size` is the whole record's."""
 
@@ -31,11 +37,10 @@ class Entry(NamedTuple):
     def key(self) -> Key:
         return self.file_id, self.chunk_index
 
-    def stored(self, piece_crcs: tuple[int, ...] = ()) -> StoredChunk:
+    def stored(self, piece_crcs: tuple[int, ...] = (), verified: int | None = None) -> StoredChunk:
         """The chunk as callers know it."""
-        name = self.file_id.hex()
         return StoredChunk(
-            file_id=f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}",
+            file_id=file_name(self.file_id),
             chunk_index=self.chunk_index,
             length=self.length,
             checksum=self.checksum.hex(),
@@ -44,6 +49,7 @@ class Entry(NamedTuple):
             sequence=self.sequence,
             created=self.created,
             piece_crcs=piece_crcs,
+            verified=verified,
         )
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from dfs import logs
 from dfs.store.entry import Entry, Key
 from dfs.store.index_change import COLUMNS, Change, VolumeRow, row_crc
-from dfs.store.index_file import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, IndexFile
+from dfs.store.index_file import APPLICATION_ID, BAD, SCHEMA, SCHEMA_VERSION, IndexFile
 from dfs.store.record import Kind
 
 _COLUMNS_OF_C = ", ".join(f"c.{name}" for name in COLUMNS.split(", ")) + ", c.crc"
@@ -36,6 +36,7 @@ _STANDING = {
 
 
 _WRITER_CACHE_KIB = 6144
+_NO_FACTS: Mapping[str, str] = {}
 
 _CHECKED = {
     "chunks": COLUMNS,
@@ -43,6 +44,7 @@ _CHECKED = {
     "notes": "sequence, file_id, checksum, volume, offset, size",
     "dead": "file_id, chunk_index, volume",
     "volumes": "number, volume_id, upto, sealed, compacted, live, chunks",
+    "bad": "file_id, chunk_index, sequence, found, why",
 }
 
 
@@ -59,7 +61,7 @@ def _believing() -> Iterator[None]:
         raise IndexDamaged(f"it holds a value that it cannot hold: {error}") from error
 
 
-def _entry(row: tuple[Any, ...]) -> Entry:
+def entry_of_row(row: tuple[Any, ...]) -> Entry:
     """The entry of a row of COLUMNS and its checksum."""
     if row_crc(*row[:-1]) != row[-1]:
         raise IndexDamaged(f"it holds a damaged row: {row!r}")
@@ -109,6 +111,7 @@ class Index:
                 if not proved:
                     self._verify()
             self.chunks = sum(row.chunks for row in self.volumes.values())
+            self.bad: int = self._writer.execute("SELECT COUNT(*) FROM bad").fetchone()[0]
         except BaseException:
             self._writer.close()
             raise
@@ -120,12 +123,14 @@ class Index:
             "SELECT 1 FROM sqlite_master"
         ).fetchone():
             self._create(disk_id)
+            self._writer.execute(BAD)
             return
         if (version, application) != (SCHEMA_VERSION, APPLICATION_ID):
             raise IndexDamaged(f"it has version {version} of application {application}")
         found = self._writer.execute("SELECT value FROM facts WHERE name = 'disk_id'").fetchone()
         if found is None or found[0] != disk_id:
             raise IndexDamaged("it is the index of another disk")
+        self._writer.execute(BAD)
 
     def _create(self, disk_id: str) -> None:
         self._writer.executescript(
@@ -141,6 +146,7 @@ class Index:
         broken = self.integrity()
         if broken is not None:
             raise IndexDamaged(broken)
+        self._writer.execute("SELECT verified FROM chunks INDEXED BY chunks_sequence WHERE sequence > 0 LIMIT 1")
         for table, columns in _CHECKED.items():
             if self._writer.execute(
                 f"SELECT 1 FROM {table} WHERE crc IS NOT row_crc({columns}) LIMIT 1"
@@ -205,7 +211,7 @@ class Index:
         with self._reader() as reader:
             for key in keys:
                 row = reader.execute(_LOOKUP, key).fetchone()
-                found.append((bool(row[0]), _entry(row[2:]) if row[1] else None))
+                found.append((bool(row[0]), entry_of_row(row[2:]) if row[1] else None))
         return found
 
     def is_erased(self, file_id: bytes) -> bool:
@@ -225,13 +231,17 @@ class Index:
 
     def chunks_after(self, sequence: int, limit: int) -> list[Entry]:
         """DATA entries with a higher sequence, in its order."""
+        return [entry for entry, _ in self.inventory(sequence, limit)]
+
+    def inventory(self, sequence: int, limit: int) -> list[tuple[Entry, int | None]]:
+        """The same, each with when it was last verified (ms)."""
         with self._reader() as reader:
             rows = reader.execute(
-                f"SELECT {COLUMNS}, crc FROM chunks INDEXED BY chunks_sequence WHERE sequence > ? AND kind = ? "
-                "ORDER BY sequence LIMIT ?",
+                f"SELECT {COLUMNS}, crc, verified FROM chunks INDEXED BY chunks_sequence WHERE sequence > ? "
+                "AND kind = ? ORDER BY sequence LIMIT ?",
                 (sequence, int(Kind.DATA), limit),
             )
-            return [_entry(row) for row in rows]
+            return [(entry_of_row(row[:-1]), row[-1]) for row in rows]
 
     def notes_after(self, sequence: int, limit: int) -> list[tuple[int, int, int]]:
         """(sequence, volume, offset) of notes with a higher sequence, in its order."""
@@ -261,9 +271,7 @@ class Index:
 
     def hidden_elsewhere(self, entry: Entry) -> bool:
         """Whether a volume other than this DROP's or ERASE's still holds a superseded record of its key."""
-        clause, given = (
-            ("", (entry.file_id,)) if entry.kind == Kind.ERASE else ("AND chunk_index = ? ", entry.key)
-        )
+        clause, given = ("", (entry.file_id,)) if entry.kind == Kind.ERASE else ("AND chunk_index = ? ", entry.key)
         with self._reader() as reader:
             return (
                 reader.execute(
@@ -300,6 +308,11 @@ class Index:
         with self._reader() as reader:
             yield from reader.execute(query)
 
+    def select(self, query: str, given: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query that gives few (see index_upkeep)."""
+        with self._reader() as reader:
+            return reader.execute(query, given).fetchall()
+
     def integrity(self) -> str | None:
         """What SQLite finds wrong with the database as such; None when nothing. Before others use it."""
         found = str(self._writer.execute("PRAGMA integrity_check(1)").fetchone()[0])
@@ -321,10 +334,14 @@ class Index:
         remove: Sequence[int] = (),
         forget: Iterable[Entry] = (),
         synced: bool = False,
+        bad: Iterable[tuple[Key, int, int, str]] = (),
+        facts: Mapping[str, str] = _NO_FACTS,
+        now: int = 0,
     ) -> None:
         """One transaction: take `entries` (all durable), set how far `volumes` are indexed (live and
-        chunks of the given rows are ignored), forget the tombstones `forget`, and remove every trace
-        of the volumes `remove`. With `synced` it survives power loss when this returns."""
+        chunks of the given rows are ignored), forget the tombstones `forget`, note which records were
+        `verified` and then which are `bad`, and remove the volumes `remove`: chunks that stood there are bad as
+        of `now`; and keep `facts` of others. With `synced` it survives power loss when this returns."""
         with self._write_lock, _believing():
             writer = self._writer
             self._end_failed()
@@ -333,24 +350,25 @@ class Index:
             try:
                 writer.execute("BEGIN IMMEDIATE")
                 try:
-                    change = Change(writer, self.volumes)
+                    change = Change(writer, self.volumes, self.bad)
                     for row in volumes:
                         change.volume(row)
                     for entry in entries:
                         change.take(entry)
                     for tombstone in forget:
                         change.forget(tombstone)
-                    for key, standing, at in verified:
-                        writer.execute(
-                            "UPDATE chunks SET verified = ? WHERE file_id = ? AND chunk_index = ? AND sequence = ?",
-                            (at, *key, standing),
-                        )
+                    for seen in verified:
+                        change.was_verified(*seen)
+                    for found in bad:
+                        change.is_bad(*found)
                     for number in remove:
-                        change.remove(number)
+                        change.remove(number, now)
                     change.save(sequence)
+                    writer.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
                     writer.execute("COMMIT")
                     self.volumes = change.volumes
                     self.chunks += change.chunks
+                    self.bad = change.bad
                 except BaseException:
                     if writer.in_transaction:
                         writer.execute("ROLLBACK")

@@ -6,7 +6,7 @@ import sqlite3
 import zlib
 from dataclasses import dataclass
 
-from dfs.store.entry import Entry
+from dfs.store.entry import Entry, Key
 from dfs.store.record import Kind
 
 
@@ -19,8 +19,18 @@ COLUMNS = "kind, file_id, chunk_index, volume, offset, size, sequence, created, 
 _ROW = f"INTO chunks ({COLUMNS}, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _NEW_CHUNK = f"INSERT OR IGNORE {_ROW}"
 _REPLACE_CHUNK = f"INSERT OR REPLACE {_ROW}"
-_OLD_CHUNK = "SELECT sequence, volume, offset, size, kind FROM chunks WHERE file_id = ? AND chunk_index = ?"
+_OLD_CHUNK = "SELECT sequence, volume, offset, size, kind, verified FROM chunks WHERE file_id = ? AND chunk_index = ?"
 _NEW_NOTE = "INSERT OR IGNORE INTO notes VALUES (?, ?, ?, ?, ?, ?, ?)"
+_FORGOTTEN: dict[Kind, tuple[str, str, tuple[object, ...]]] = {
+    Kind.ERASE: ("erased", "", ()),
+    Kind.DROP: ("chunks", "AND chunk_index = ? AND kind = ? ", (int(Kind.DROP),)),
+    Kind.NOTE: ("notes", "", ()),
+}
+NO_RECORD = 0
+"""Stands for the sequence of a bad chunk of which no record is left."""
+
+_VANISHED = "its record was damaged beyond recognition, or the volume file that held it vanished"
+
 NOTE_INDEX = -1
 """Stands for a chunk_index in the table `dead` when the record is a note."""
 
@@ -43,8 +53,10 @@ class VolumeRow:
 class Change:
     """Takes entries in any order, each as often as it comes; `chunks` is the change of the number of chunks."""
 
-    def __init__(self, writer: sqlite3.Connection, volumes: dict[int, VolumeRow]) -> None:
+    def __init__(self, writer: sqlite3.Connection, volumes: dict[int, VolumeRow], bad: int = 0) -> None:
         self._writer = writer
+        self.bad = bad
+        """How many chunks are known to be bad: the rows of the table `bad`."""
         self._touched: set[int] = set()
         self.chunks = 0
         self._erasures = writer.execute("SELECT 1 FROM erased LIMIT 1").fetchone() is not None
@@ -110,7 +122,52 @@ class Change:
             if was_data:
                 self._dead(entry.file_id, entry.chunk_index, old[1])
             self._writer.execute(_REPLACE_CHUNK, row)
+            self._moved(entry, *old)
+        elif self.bad:
+            self._heal("file_id = ? AND chunk_index = ?", entry.key)
         self._count(entry.volume, entry.size, int(is_data))
+
+    def _moved(
+        self, entry: Entry, sequence: int, volume: int, offset: int, size: int, kind: int, verified: int | None
+    ) -> None:
+        """Another record stands for the chunk of `entry` than the one described. A copy that compaction
+        made was verified on its way; a DROP made instead of a copy leaves the chunk bad."""
+        if entry.sequence != sequence or entry.kind == Kind.DATA:
+            self._heal("file_id = ? AND chunk_index = ?", entry.key)
+        if entry.sequence == sequence and entry.kind == kind and verified is not None:
+            self._writer.execute(
+                "UPDATE chunks SET verified = ? WHERE file_id = ? AND chunk_index = ?", (verified, *entry.key)
+            )
+
+    def _heal(self, clause: str, given: tuple[object, ...]) -> None:
+        if self.bad:
+            self.bad -= self._writer.execute(f"DELETE FROM bad WHERE {clause}", given).rowcount
+
+    def was_verified(self, key: Key, sequence: int, at: int) -> None:
+        """The record of the chunk with that sequence was read back and is good."""
+        given = (*key, sequence)
+        self._writer.execute(
+            "UPDATE chunks SET verified = ? WHERE file_id = ? AND chunk_index = ? AND sequence = ?", (at, *given)
+        )
+        self._heal("file_id = ? AND chunk_index = ? AND sequence = ?", given)
+
+    def is_bad(self, key: Key, sequence: int, at: int, why: str) -> None:
+        """The record of the chunk with that sequence, if it still stands, is bad on the disk. With NO_RECORD:
+        it was so bad that nothing is left of it; if nothing else stands for the chunk."""
+        row = (*key, sequence, at, why)
+        given: tuple[object, ...] = (*row, row_crc(*row), *key)
+        if sequence == NO_RECORD:
+            still = (
+                "WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE file_id = ? AND chunk_index = ?) "
+                "AND NOT EXISTS (SELECT 1 FROM erased WHERE file_id = ?)"
+            )
+            given += (key[0],)
+        else:
+            still = "FROM chunks WHERE file_id = ? AND chunk_index = ? AND sequence = ?"
+            given += (sequence,)
+        self.bad += self._writer.execute(
+            f"INSERT OR IGNORE INTO bad SELECT ?, ?, ?, ?, ?, ? {still}", given
+        ).rowcount
 
     def _erase(self, entry: Entry) -> None:
         file_id = entry.file_id
@@ -137,6 +194,7 @@ class Change:
             (file_id, int(Kind.DATA)),
         )
         self._writer.execute("DELETE FROM chunks WHERE file_id = ?", (file_id,))
+        self._heal("file_id = ?", (file_id,))
         for volume, size in self._writer.execute(
             "SELECT volume, SUM(size) FROM notes WHERE file_id = ? GROUP BY volume", (file_id,)
         ).fetchall():
@@ -165,10 +223,11 @@ class Change:
         self._count(entry.volume, entry.size, 0)
 
     def forget(self, entry: Entry) -> None:
-        table, clause = (
-            ("erased", "") if entry.kind == Kind.ERASE else ("chunks", "AND chunk_index = ? AND kind = ? ")
-        )
-        more = () if entry.kind == Kind.ERASE else (entry.chunk_index, int(Kind.DROP))
+        """The DROP, ERASE or NOTE does not count any more."""
+        table, clause, more = _FORGOTTEN[Kind(entry.kind)]
+        if entry.kind == Kind.DROP:
+            more = (entry.chunk_index, *more)
+            self._heal("file_id = ? AND chunk_index = ? AND sequence = ?", (*entry.key, entry.sequence))
         cursor = self._writer.execute(
             f"DELETE FROM {table} WHERE file_id = ? {clause}AND volume = ? AND offset = ?",
             (entry.file_id, *more, entry.volume, entry.offset),
@@ -176,9 +235,16 @@ class Change:
         if cursor.rowcount:
             self._count(entry.volume, -entry.size, 0)
 
-    def remove(self, number: int) -> None:
+    def remove(self, number: int, at: int) -> None:
+        """The volume is no more. Chunks for which a record in it still stands have none from now on: they are bad."""
         row = self.volumes.pop(number, None)
         if row is None or row.live or row.chunks:  # else nothing stands in it: no need to look
+            found = (NO_RECORD, at, _VANISHED)
+            self.bad += self._writer.execute(
+                "INSERT OR IGNORE INTO bad SELECT file_id, chunk_index, ?1, ?2, ?3, "
+                "row_crc(file_id, chunk_index, ?1, ?2, ?3) FROM chunks WHERE volume = ?4 AND kind = ?5",
+                (*found, number, int(Kind.DATA)),
+            ).rowcount
             for table in ("chunks", "erased", "notes"):
                 self._writer.execute(f"DELETE FROM {table} WHERE volume = ?", (number,))
         self._writer.execute("DELETE FROM dead WHERE volume = ?", (number,))

@@ -16,8 +16,8 @@ from dfs.store.index_seal import Seal, read_wal
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x64667349
 SEAL = ".seal"
-_WAL_BYTES = 16 << 20
-"""Size of the WAL from which its pages are copied to the database file."""
+WAL_BYTES = 16 << 20
+"""Size of the WAL from which its pages are copied to the database file, where the disk is not small."""
 
 _CACHE_KIB = 2048
 """Memory of each connection for pages; the page cache of the system has the rest."""
@@ -51,6 +51,14 @@ CREATE TABLE dead (
 ) WITHOUT ROWID;
 CREATE INDEX dead_volume ON dead (volume);
 """
+
+BAD = """
+CREATE TABLE IF NOT EXISTS bad (
+    file_id BLOB NOT NULL, chunk_index INTEGER NOT NULL, sequence INTEGER NOT NULL, found INTEGER NOT NULL,
+    why TEXT NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (file_id, chunk_index)
+) WITHOUT ROWID
+"""
+"""Made in older indexes too: a release that does not know it leaves it alone."""
 
 
 def _sync(path: str) -> None:
@@ -86,7 +94,7 @@ class SqliteFile:
     """The database file beside the volumes: WAL, so that it is whole at some earlier commit after a
     power cut without a sync for every commit."""
 
-    def __init__(self, path: str, readers: int = 4, wal_bytes: int = _WAL_BYTES) -> None:
+    def __init__(self, path: str, readers: int = 4, wal_bytes: int = WAL_BYTES) -> None:
         self._path = path
         self._readers = readers
         self._wal_bytes = wal_bytes

@@ -20,8 +20,10 @@ from dfs.store.compact import Interrupted
 from dfs.store.identity import DiskIdentity
 from dfs.store.index import Index, IndexDamaged
 from dfs.store.index_file import IndexFile
+from dfs.store.index_upkeep import recall_bad
 from dfs.store.parts import Parts
 from dfs.store.rebuild import fill_index
+from dfs.store.room import Room
 
 _COALESCE_SECONDS = 0.05
 _GATHER_STEPS = 5
@@ -29,6 +31,11 @@ _GATHER_STEPS = 5
 costs as much as dozens of rows."""
 
 _RETRY_SECONDS = 1.0
+_TIGHT_SECONDS = 3.0
+"""How often a disk with little space is looked at for volumes worth compacting."""
+
+_TIGHT_DEAD_SHARE = 0.05
+"""How much of a volume must be dead to compact it while space is tight."""
 
 
 T = TypeVar("T")
@@ -47,9 +54,10 @@ class Maintenance:
         self._paced = False
         self._next_copy = 0.0
 
-    def attach(self, parts: Parts, index_file: IndexFile, identity: DiskIdentity) -> None:
+    def attach(self, parts: Parts, index_file: IndexFile, identity: DiskIdentity, room: Room) -> None:
         """Say what to maintain."""
         self._parts = parts
+        self._room = room
         self._index_file = index_file
         self._identity = identity
 
@@ -132,6 +140,7 @@ class Maintenance:
             fill_index(
                 index, parts.volumes, parts.files, parts.aside, active, lambda: not self._stopping.is_set()
             )
+            recall_bad(index, parts.aside.records(), self._now())
         except BaseException:
             index.close()
             raise
@@ -140,9 +149,9 @@ class Maintenance:
     # --- compaction -----------------------------------------------------------------------------
 
     def _tend_volumes(self) -> None:
-        while not self._stopping.wait(self._options.compact_interval):
+        while self._wait_to_compact():
             self._parts.ballast.take()
-            self._paced = True
+            self._paced = self._room.tight() is None
             try:
                 self.compact(None)
             except DfsError as error:
@@ -152,21 +161,40 @@ class Maintenance:
             finally:
                 self._paced = False
 
+    def _wait_to_compact(self) -> bool:
+        """Wait for the next time to compact; where space is tight that is soon, for writes may be waiting for
+        what was just erased. False when the store is closing."""
+        left = self._options.compact_interval
+        while left > 0.0:
+            step = min(left, _TIGHT_SECONDS)
+            if self._stopping.wait(step):
+                return False
+            left -= step
+            if self._room.tight() is not None:
+                break
+        return True
+
     def compact(self, volumes: Sequence[int] | None) -> CompactionResult:
-        """Compact the given volumes as one, or in groups those worth it."""
+        """Compact the given volumes as one, or in groups those worth it: where space is tight, those from
+        which little is to be had too, until it is not tight any more."""
         compactor, newest = self._parts.compactor, self._parts.appender.newest
         with self._lock:
             self.mend()
             self._translated(compactor.settle)
             if volumes is None:
                 self._parts.catalog.flush()
-                groups = compactor.choose(self._options.compact_dead_share, newest)
+                free = self._room.tight()
+                share = self._options.compact_dead_share
+                groups = compactor.choose(share if free is None else min(share, _TIGHT_DEAD_SHARE), newest, free)
             else:
+                free = None
                 groups = [[number for number in volumes if number != newest]]
             total, failure = CompactionResult(), None
             waiting = [group for group in groups if group]
             while waiting:
                 group = waiting.pop(0)
+                if free is not None and total.volumes and self._room.tight() is None:
+                    break
                 try:
                     total = self._add(total, self._translated(partial(compactor.compact, group)))
                 except Unavailable as error:  # one bad volume must not keep the others as they are

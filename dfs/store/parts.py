@@ -22,6 +22,7 @@ from dfs.store.identity import DiskIdentity
 from dfs.store.index import Index, IndexDamaged
 from dfs.store.index_change import VolumeRow
 from dfs.store.index_file import IndexFile
+from dfs.store.index_upkeep import recall_bad
 from dfs.store.recovery import Recovery
 from dfs.store.set_aside import SetAside
 from dfs.store.volume import SET_ASIDE, VOLUMES, VolumeFiles
@@ -43,6 +44,8 @@ class Parts:
     committer: Committer
     compactor: Compactor
     ballast: Ballast
+    now: Callable[[], int]
+    """Milliseconds since the epoch."""
 
 
 def prepare(disk: Disk, directory: str) -> None:
@@ -72,15 +75,20 @@ def assemble(
         options.ballast_bytes,
         lambda: disk.space(directory).free > options.reserve + options.ballast_bytes,
     )
-    index, volumes, unsettled = _recover(disk, directory, identity, index_file, aside, ballast)
+    index, volumes, unsettled = _recover(disk, directory, identity, index_file, aside, ballast, now)
     place = os.path.join(directory, VOLUMES)
     files = VolumeFiles(disk, place)
     claims = Claims()
+    def on_failure(error: Exception) -> None:
+        logs.error("store.index_failed", error=error)
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            ballast.release()  # without the index nothing that is deleted gives its space back
+
     catalog = Catalog(
         index,
         claims,
         limit=options.pending_limit,
-        on_failure=lambda error: logs.error("store.index_failed", error=error),
+        on_failure=on_failure,
     )
 
     def on_durable(entries: Sequence[Entry], row: VolumeRow) -> None:
@@ -118,7 +126,7 @@ def assemble(
         pace=pace,
     )
     ballast.take()
-    return Parts(volumes, files, aside, claims, catalog, appender, committer, compactor, ballast)
+    return Parts(volumes, files, aside, claims, catalog, appender, committer, compactor, ballast, now)
 
 
 def _recover(
@@ -128,9 +136,10 @@ def _recover(
     index_file: IndexFile,
     aside: SetAside,
     ballast: Ballast,
+    now: Callable[[], int],
 ) -> tuple[Index, Volumes, bool]:
     try:
-        return _recover_with(disk, directory, identity, index_file, aside)
+        return _recover_with(disk, directory, identity, index_file, aside, now)
     except (sqlite3.Error, IndexDamaged) as error:
         aside.report(
             "index_discarded",
@@ -139,7 +148,7 @@ def _recover(
     try:
         ballast.release()
         index_file.discard()
-        return _recover_with(disk, directory, identity, index_file, aside)
+        return _recover_with(disk, directory, identity, index_file, aside, now)
     except sqlite3.Error as error:
         raise StartError(
             f"the index of {directory} cannot be written ({error}): see that the disk is not full and is writable"
@@ -147,13 +156,19 @@ def _recover(
 
 
 def _recover_with(
-    disk: Disk, directory: str, identity: DiskIdentity, index_file: IndexFile, aside: SetAside
+    disk: Disk,
+    directory: str,
+    identity: DiskIdentity,
+    index_file: IndexFile,
+    aside: SetAside,
+    now: Callable[[], int],
 ) -> tuple[Index, Volumes, bool]:
     index = Index(index_file, identity.disk_id)
     try:
         volumes = Volumes()
-        recovery = Recovery(disk, os.path.join(directory, VOLUMES), identity, index, aside, volumes)
+        recovery = Recovery(disk, os.path.join(directory, VOLUMES), identity, index, aside, volumes, now)
         recovery.run()
+        recall_bad(index, aside.records(), now())
     except BaseException:
         index.close()
         raise

@@ -135,6 +135,19 @@ class ChunkReader:
                 raise self.on_corrupt(f"piece {number} does not match its CRC")
             yield view
 
+    def check_padding(self) -> None:
+        """Raise CorruptChunk unless the bytes behind the chunk's, up to the next record, are zero."""
+        end = self._record.header_length + self._record.length
+        size = self._record.size - end
+        if not size:
+            return
+        try:
+            data = _read(self._file, size, self._record.offset + end)
+        except OSError as error:
+            raise self.on_corrupt(f"the bytes behind it cannot be read: {error.strerror}") from error
+        if data != bytes(size):
+            raise self.on_corrupt("the bytes behind it are not zero")
+
     def fill(self, buffer: memoryview, number: int) -> memoryview:
         """The part of `buffer` (at least PIECE bytes, or the chunk's length) that now holds piece
         `number`, not verified. Raises CorruptChunk when it cannot be read."""

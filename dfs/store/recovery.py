@@ -11,7 +11,7 @@ Running it again, or after it was interrupted anywhere, gives the same result.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dfs import logs
@@ -65,8 +65,10 @@ class Recovery:
         index: Index,
         aside: SetAside,
         volumes: Volumes,
+        now: Callable[[], int],
     ) -> None:
         self._disk = disk
+        self._now = now
         self._directory = directory
         self._identity = identity
         self._index = index
@@ -87,7 +89,7 @@ class Recovery:
                 "volume_missing", "a volume file that the index knows is not there any more", volume=number
             )
         if vanished:
-            self._index.apply((), remove=vanished)
+            self._index.apply((), remove=vanished, now=self._now())
         highest = max(sizes, default=0)
         for found in self._look(sizes):
             self._recover(found)
@@ -123,7 +125,7 @@ class Recovery:
             header = self._header(number) if number >= first else None
             row = rows.get(number)
             if row is not None and header is not None and header.volume_id != row.volume_id:
-                self._index.apply((), remove=[number])
+                self._index.apply((), remove=[number], now=self._now())
                 row = None
             if row is not None and number in whole:
                 self._volumes.add(Volume(number, row.volume_id, row.upto, row.compacted))
@@ -239,7 +241,7 @@ class Recovery:
         if self._keep_tail(file, found, 0):
             self._disk.unlink(self._path(found.number))
             if found.row is not None:
-                self._index.apply((), remove=[found.number])
+                self._index.apply((), remove=[found.number], now=self._now())
 
 
 def _pieces(file: DiskFile, start: int, end: int) -> Iterator[bytes]:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dfs import logs
 from dfs.errors import NodeFull
 from dfs.store.disk import Disk, Space
+
+_TIGHT = 1.25
+"""Below this many times the reserve, space is worth work that it would not be worth otherwise."""
 
 _GOOD_FOR_MS = 250
 _SLACK = 64 << 20
@@ -35,6 +39,16 @@ class Room:
         self._spare = space.free - self.reserve - _SLACK
         self._measured_at = self._now()
         return space
+
+    def tight(self) -> int | None:
+        """How many bytes are free, when that is so little that stores are, or will soon be, refused; None
+        when there is more, or nobody can tell."""
+        try:
+            free = self.measure().free
+        except OSError as error:
+            logs.warning("store.space_unknown", error=error)
+            return None
+        return free if free <= _TIGHT * self.reserve else None
 
     def check(self, size: int) -> None:
         """Raise NodeFull when `size` more bytes would go below the reserve, or nobody can tell."""

@@ -6,16 +6,16 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dfs import logs
 from dfs.store.chunk import Report
-from dfs.store.disk import Disk, DiskFile, read_fully, write_fully
-from dfs.store.entry import Entry
+from dfs.store.disk import Disk, DiskFile, close_quietly, read_fully, write_fully
+from dfs.store.entry import Entry, Key
 from dfs.store.record import Kind
 from dfs.store.volume import TEMPORARY
 
-_NAME = re.compile(r"[0-9]{10}-[0-9]{12}-[0-9]+(?:-([0-9a-f]{32})-([0-9]+))?\.(?:bad|tail)\Z")
+_NAME = re.compile(r"([0-9]{10})-([0-9]{12})-[0-9]+(?:-([0-9a-f]{32})-([0-9]+))?\.(?:bad|kept|tail)\Z")
 _COPY = 1 << 20
 _REPORTS = 1000
 
@@ -49,16 +49,17 @@ class SetAside:
         self.reports.append(found)
         self._on_report(found)
 
-    def keep_chunk(self, file: DiskFile, entry: Entry, message: str) -> bool:
-        """Keep a corrupt record; whether it is safe in `set-aside/`."""
+    def keep_chunk(self, file: DiskFile, entry: Entry, message: str, kind: str | None = None) -> bool:
+        """Keep a record, by default a corrupt one; whether it is safe in `set-aside/`. One of another `kind` is
+        kept as it is now, whatever was found of it before: a copy made when it could not be read well is not this."""
         stem = (
             f"{entry.volume:010d}-{entry.offset:012d}-{entry.size}-{entry.file_id.hex()}-{entry.chunk_index}"
         )
-        kept = self._copy(file, entry.offset, entry.offset + entry.size, stem + ".bad")
+        kept = self._copy(file, entry.offset, entry.offset + entry.size, stem + (".kept" if kind else ".bad"))
         chunk = entry.stored()
         is_data = entry.kind == Kind.DATA
         self.report(
-            "corrupt_chunk" if is_data else "corrupt_record",
+            kind or ("corrupt_chunk" if is_data else "corrupt_record"),
             message,
             volume=entry.volume,
             offset=entry.offset,
@@ -82,11 +83,10 @@ class SetAside:
 
     def _copy_alone(self, file: DiskFile, offset: int, end: int, name: str) -> str | None:
         try:
-            present = self._disk.listdir(self._directory)
-            if name in present:
-                return name
             path = os.path.join(self._directory, name)
-            if name + TEMPORARY in present:
+            if self._is_there(path):
+                return name
+            if self._is_there(path + TEMPORARY):
                 self._disk.unlink(path + TEMPORARY)
             target = self._disk.create(path + TEMPORARY)
             try:
@@ -102,9 +102,24 @@ class SetAside:
             return None
         return name
 
+    def _is_there(self, path: str) -> bool:
+        """Not by listing: thousands of records may have been set aside."""
+        try:
+            close_quietly(self._disk.open(path), path)
+        except FileNotFoundError:
+            return False
+        return True
+
     def keys(self) -> Kept:
         """Which keys the directory may hold. Raises OSError."""
         return Kept(list(self._disk.listdir(self._directory)))
+
+    def records(self) -> Iterator[tuple[int, int, Key]]:
+        """Volume, offset and key of every corrupt record that was set aside. Raises OSError."""
+        for name in self._disk.listdir(self._directory):
+            match = _NAME.match(name)
+            if match is not None and match[3] is not None and name.endswith(".bad"):
+                yield int(match[1]), int(match[2]), (bytes.fromhex(match[3]), int(match[4]))
 
 
 class Kept:
@@ -115,10 +130,10 @@ class Kept:
         self._files: set[bytes] = set()
         for name in names:
             match = _NAME.match(name)
-            if match is None or match[1] is None:
+            if match is None or match[3] is None:
                 self._any = True
             else:
-                self._files.add(bytes.fromhex(match[1]))
+                self._files.add(bytes.fromhex(match[3]))
 
     def may_hold(self, file_id: bytes) -> bool:
         """Whether a record of the file may be among them."""

@@ -32,13 +32,14 @@ from dfs.store.chunk import (
 from dfs.store.disk import Disk, OsDisk
 from dfs.store.entry import Entry, Key
 from dfs.store.identity import DirectoryLock, DiskIdentity, lock_directory
-from dfs.store.index_file import IndexFile, SqliteFile
+from dfs.store.index_file import WAL_BYTES, IndexFile, SqliteFile
 from dfs.store.maintenance import Maintenance
 from dfs.store.parts import INDEX_NAME, assemble, prepare
 from dfs.store.reader import ChunkReader
 from dfs.store.record import Kind
 from dfs.store.room import Room
 from dfs.store.storing import Storing, Wish
+from dfs.store.upkeep import Upkeep
 
 __all__ = [
     "PIECE",
@@ -90,9 +91,9 @@ class ChunkStore:
             self._maintenance.pace,
             self._maintenance.touch,
         )
-        self._maintenance.attach(self._parts, index_file, identity)
         self._access = Access(self._parts)
         self._room = Room(disk, directory, options.reserve, self._now)
+        self._maintenance.attach(self._parts, index_file, identity, self._room)
         self._storing = Storing(
             self._parts,
             self._access,
@@ -100,6 +101,7 @@ class ChunkStore:
             check_room=self._room.check,
             write=self._write,
         )
+        self.upkeep = Upkeep(self._parts, self._access, mend=self._maintenance.mend, write=self._write)
 
     @classmethod
     def open(
@@ -117,7 +119,9 @@ class ChunkStore:
         where = str(directory)
         lock = lock_directory(directory)
         try:
-            index_file = SqliteFile(os.path.join(where, INDEX_NAME))
+            # What the index has in hand must fit into the reserve several times: a full disk needs it.
+            wal_bytes = min(WAL_BYTES, options.reserve // 8)
+            index_file = SqliteFile(os.path.join(where, INDEX_NAME), wal_bytes=wal_bytes)
             return cls(where, identity, options, disk or OsDisk(), index_file, clock, lock)
         except OSError as error:
             lock.release()
@@ -212,7 +216,6 @@ class ChunkStore:
         chunk, error = self._access.verify(found)
         if error is not None:
             raise error
-        self._parts.catalog.was_verified(found, self._now())
         return chunk
 
     def last_verified(self, file_id: str, chunk_index: int) -> int | None:
@@ -235,11 +238,12 @@ class ChunkStore:
         try:
             self._maintenance.mend()
             erased, known = self._parts.catalog.find(key)
-            if erased or known is None or known.kind != Kind.DATA:
+            here = not erased and known is not None and known.kind == Kind.DATA
+            if here or self.upkeep.is_bad(key):  # bad, and nothing left of it: from now on it is not missed
+                self._write([Append(Kind.DROP, key[0], key[1], created=self._now())])
+            else:
                 self._parts.committer.settle()
-                return False
-            self._write([Append(Kind.DROP, key[0], key[1], created=self._now())])
-            return True
+            return here
         finally:
             self._parts.claims.give_back(key, claim)
 
@@ -294,8 +298,8 @@ class ChunkStore:
 
         Complete for everything that was durable when this was called. Raises Unavailable."""
         self._maintenance.mend()
-        found = self._parts.catalog.ask(lambda index: index.chunks_after(after, min(limit, _MAX_INVENTORY)))
-        return [entry.stored() for entry in found]
+        found = self._parts.catalog.ask(lambda index: index.inventory(after, min(limit, _MAX_INVENTORY)))
+        return [entry.stored(verified=verified) for entry, verified in found]
 
     def check_takes_chunks(self) -> None:
         """Raise StoreReadOnly or NodeFull when a chunk need not be sent here now; cheap."""
@@ -322,6 +326,7 @@ class ChunkStore:
             chunks=index.chunks if index else 0,
             full=space.free <= self._options.reserve,
             read_only_reason=reason,
+            bad_chunks=index.bad if index else 0,
         )
 
     def reports(self) -> list[Report]:

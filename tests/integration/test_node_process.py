@@ -459,7 +459,7 @@ def test_on_ec2_the_metadata_service_names_the_node(lab: Lab) -> None:
 # --- what operators and disks say ---
 
 
-@pytest.mark.parametrize("state", ["draining", "drained", "decommissioned"])
+@pytest.mark.parametrize("state", ["draining", "drained"])
 def test_a_node_that_is_leaving_refuses_stores_itself_and_serves_reads(lab: Lab, state: str) -> None:
     node, file_id = lab.started("n1"), new_id()
     call(node, "PUT", chunk(file_id), b"abc")

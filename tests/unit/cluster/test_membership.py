@@ -20,18 +20,22 @@ class Probed:
         self.clock = Clock()
         self.silent: set[str] = set()
         self.probed: list[str] = []
+        self.alive_when_probed = ""
         self.broken = False
+        self.now_ms = 0
         self.it = Membership(
             self.registry.as_store(),
             CLUSTER,
             heartbeat_timeout=timeout,
             probe=self._probe,
             clock=self.clock,
+            now_ms=lambda: self.now_ms,
             probers=Inline(),
         )
 
     def _probe(self, node: NodeInfo) -> bool:
         self.probed.append(node.node_id)
+        self.alive_when_probed = self.alive()
         if self.broken:
             raise ZeroDivisionError
         return node.node_id not in self.silent
@@ -88,6 +92,18 @@ def test_a_node_without_heartbeat_that_answers_probes_is_used(three: Probed) -> 
     for _ in range(50):
         three.round(2.0)
     assert three.writable() == "abc"
+
+
+def test_a_node_without_heartbeat_counts_as_alive_until_it_was_asked(three: Probed) -> None:
+    while not three.probed[3:]:
+        three.round(2.0)
+    assert three.alive_when_probed == "abc"
+    three.silent.add("b")
+    del three.probed[:]
+    while "b" not in three.probed:
+        assert three.alive() == "abc"
+        three.round(2.0)
+    assert three.alive() == "ac"
 
 
 def test_a_node_that_speaks_another_version_is_left_alone() -> None:
@@ -182,6 +198,19 @@ def test_who_is_not_written_to(three: Probed, changes: dict[str, object]) -> Non
     assert three.writable() == "bc"
     assert three.it.view().epoch == epoch + 1
     assert three.it.view().full == (changes.get("status") == NodeStatus.FULL)
+
+
+def test_a_maintenance_that_is_over_counts_as_none(three: Probed) -> None:
+    three.registry.change("a", admin_state=AdminState.MAINTENANCE, admin_until=5_000)
+    three.now_ms = 4_999
+    three.round(2)
+    assert three.writable() == "bc"
+    three.now_ms = 5_000
+    three.round(2)
+    assert three.writable() == "abc"
+    member = three.it.view().get("a")
+    assert member is not None and member.maintained
+    assert (member.admin_state, member.info.admin_state) == (AdminState.ACTIVE, AdminState.MAINTENANCE)
 
 
 def test_the_epoch_changes_with_the_placement_and_with_nothing_else(three: Probed) -> None:

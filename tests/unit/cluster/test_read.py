@@ -12,9 +12,9 @@ import pytest
 from dfs import errors
 from dfs.cluster.calls import PIECE
 from dfs.cluster.read import ChunkSource, PieceStream
-from dfs.cluster.rows import PAGE, RowReader
-from dfs.metadata.contract import ChangeFile, PutFile, PutReplica, RemoveReplica
+from dfs.cluster.rows import PAGE, PATIENCE, RowReader
 from dfs.metadata.sqlite import SqliteStore
+from dfs.metadata.steps import ChangeFile, PutFile, PutReplica, RemoveReplica
 from dfs.model import AdminState, ChunkReplica, FileRecord, FileState, chunk_count
 from tests.unit.cluster.fakes import FILE, Clock, Cluster, refuse, sha
 
@@ -338,6 +338,29 @@ def test_rows_of_a_large_file_are_read_by_pages_and_the_cache_is_bounded(tmp_pat
     assert asked == [(0, PAGE - 1), (PAGE, 2 * PAGE - 1), (2 * PAGE, count - 1)]
     assert len(reader._cache) == PAGE + 10
     assert reader.chunk(FILE, count + 5) is None
+
+
+def test_a_read_that_has_begun_waits_for_metadata_and_a_new_one_does_not(stored: Stored) -> None:
+    failures = [errors.Unavailable("metadata is away")] * 3
+
+    class Away:
+        def replicas(self, *arguments: object) -> Iterator[object]:
+            if failures:
+                raise failures.pop()
+            return stored.store.replicas(*arguments)  # type: ignore[arg-type]
+
+    def pause(seconds: float) -> None:
+        stored.clock.now += seconds
+
+    reader = RowReader(Away(), 0, clock=stored.clock, pause=pause)  # type: ignore[arg-type]
+    with pytest.raises(errors.Unavailable):
+        reader.chunk(FILE, 0)
+    assert reader.chunk(FILE, 1, begun=True) is not None and not failures
+    failures[:] = [errors.Unavailable("metadata is away")] * 1000
+    began = stored.clock.now
+    with pytest.raises(errors.Unavailable):
+        reader.chunk(FILE, 1, begun=True)
+    assert PATIENCE <= stored.clock.now - began < PATIENCE + 1
 
 
 def test_without_time_to_keep_them_rows_are_not_kept(stored: Stored) -> None:

@@ -12,8 +12,9 @@ import pytest
 from dfs.cluster.records import mark_short, record_late
 from dfs.cluster.replicate import Late
 from dfs.errors import Unavailable
-from dfs.metadata.contract import ChangeFile, GcKind, OutcomeUnknown, PutFile, PutShort
+from dfs.metadata.contract import GcKind, OutcomeUnknown
 from dfs.metadata.sqlite import SqliteStore
+from dfs.metadata.steps import ChangeFile, PutFile, PutShort
 from dfs.model import ChunkReplica, FileRecord, FileState
 from tests.unit.cluster.fakes import FILE
 

@@ -13,7 +13,7 @@ import pytest
 from dfs import errors
 from dfs.cluster.chunkcache import LARGEST
 from dfs.cluster.read import ChunkSource
-from dfs.metadata.contract import ChangeFile, RemoveReplica
+from dfs.metadata.steps import ChangeFile, RemoveReplica
 from dfs.model import FileState
 from tests.unit.cluster.fakes import FILE, sha
 from tests.unit.cluster.test_read import Stored, taken

@@ -204,7 +204,7 @@ def test_the_inventory_is_paged_by_sequence(bench: Bench) -> None:
         after = page["next"]
     assert after is None
     assert seen == [(1, 0, 1), (2, 1, 1), (3, 2, 1), (4, 3, 1), (5, 4, 1)]
-    assert set(page["chunks"][0]) == {"sequence", "file_id", "chunk_index", "length", "checksum", "created"}
+    assert set(page["chunks"][0]) == {"sequence", "file_id", "chunk_index", "length", "checksum", "created", "verified"}
     for bad in ("after=-1", "limit=0", "limit=10001", "after=x"):
         with pytest.raises(BadRequest):
             bench.bulk.inventory(request("GET", f"/inventory?{bad}"))

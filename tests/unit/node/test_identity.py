@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dfs.errors import StartError
-from dfs.model import ClusterInfo
+from dfs.model import AdminState, ClusterInfo
 from dfs.node import identity
 from dfs.node.identity import Whereabouts, check_disk, hostname_id, locate
 from dfs.node.imds import Ec2Facts
@@ -104,3 +104,18 @@ def test_an_address_that_others_cannot_use_is_warned_of(
     monkeypatch.setattr(identity.logs, "warning", lambda word, **_: said.append(word))
     identity.warn_if_only_local(address, url)
     assert said == (["node.address_is_loopback"] if warned else [])
+
+
+def test_a_decommissioned_node_is_told_how_to_come_back() -> None:
+    gone = replace(NODE, admin_state=AdminState.DECOMMISSIONED)
+    for disk in (DISK, None):
+        with pytest.raises(StartError) as refused:
+            check_disk(disk, HERE, CLUSTER, [gone], [])
+        assert "python -m dfs.admin activate n1 --force and start" in str(refused.value)
+        assert "a NODE_ID of its own" in str(refused.value)
+
+
+@pytest.mark.parametrize("disk", [None, replace(DISK, disk_id="d9")])
+def test_the_command_for_a_disk_lost_for_good_is_named(disk: DiskIdentity | None) -> None:
+    with pytest.raises(StartError, match="python -m dfs.admin decommission n1$"):
+        check_disk(disk, HERE, CLUSTER, [NODE], [])

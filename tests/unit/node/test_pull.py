@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dfs.errors import BadRequest, ChunkConflict, CorruptChunk, NodeFull, NoReplica, NotFound, StoreReadOnly
+from dfs.model import AdminState
 from dfs.node.chunks import ChunkEndpoints
 from dfs.node.pull import PullEndpoint
 from dfs.node.standing import Standing
@@ -127,6 +128,27 @@ def test_a_copy_here_that_does_not_verify_is_fetched_anew() -> None:
     bench.store.bad = CorruptChunk("bit rot")
     assert bench.pull().status == 201
     assert len(bench.requests) == 1
+
+
+def test_a_copy_here_whose_header_is_damaged_is_fetched_anew() -> None:
+    bench = Bench(FakeAnswer())
+    bench.store.put(FILE_ID, 7, DATA, checksum=None, chunk_size=1 << 20, file_size=None)
+
+    def stat(file_id: str, chunk_index: int) -> None:
+        raise CorruptChunk("its record is damaged")
+
+    bench.store.stat = stat  # type: ignore[method-assign, assignment]
+    assert bench.pull().status == 201
+    assert len(bench.requests) == 1
+
+
+@pytest.mark.parametrize("state", [AdminState.DRAINING, AdminState.DRAINED, AdminState.DECOMMISSIONED])
+def test_a_node_that_is_leaving_pulls_nothing(state: AdminState) -> None:
+    bench = Bench(FakeAnswer())
+    bench.standing.admin_state = state
+    with pytest.raises(StoreReadOnly, match=state):
+        bench.pull()
+    assert not bench.requests
 
 
 def refused_answer() -> FakeAnswer:

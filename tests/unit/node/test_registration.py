@@ -300,3 +300,47 @@ def test_a_disk_that_cannot_tell_its_space_does_not_end_the_heartbeats(events: l
     assert "heartbeat.broken" in events
     assert bench.registry.row is not None
     assert bench.registry.row.heartbeat_seq == 2
+
+
+def test_a_change_of_the_bad_chunks_or_a_scrub_that_ended_goes_out_at_once(bench: Bench) -> None:
+    bench.registration.register()
+    assert not bench.registration._status_changed()
+    bench.store.space = replace(USAGE, bad_chunks=2)
+    assert bench.registration._status_changed()
+    assert bench.registration.beat() and not bench.registration._status_changed()
+    bench.standing.scrubbed_at = 99
+    assert bench.registration._status_changed()
+    assert bench.registration.beat() and not bench.registration._status_changed()
+    row = bench.registry.row
+    assert row is not None and (row.bad_chunks, row.scrubbed_at) == (2, 99)
+
+
+def test_a_node_told_to_look_learns_of_a_drain_before_its_next_heartbeat(bench: Bench) -> None:
+    bench.registration.register()
+    bench.registration.start()
+    try:
+        row = bench.registry.row
+        assert row is not None
+        bench.registry.row = replace(row, admin_state=AdminState.DRAINING)
+        assert bench.registration.beat_now(30)
+        assert bench.standing.admin_state is AdminState.DRAINING
+    finally:
+        bench.registration.leave()
+
+
+def test_a_look_at_a_registry_that_does_not_answer_says_so(bench: Bench) -> None:
+    bench.registration.register()
+    bench.registry.failures = [Unavailable("down")] * 1000
+    bench.registration.start()
+    try:
+        assert not bench.registration.beat_now(0.05)
+    finally:
+        bench.registry.failures = []
+        bench.registration.leave()
+    assert not bench.registration.beat_now(30), "the heartbeats have ended: nobody waits"
+
+
+def test_a_decommissioned_node_does_not_register(bench: Bench) -> None:
+    bench.registry.row = replace(NODE, admin_state=AdminState.DECOMMISSIONED)
+    with pytest.raises(StartError, match="python -m dfs.admin activate n1"):
+        bench.registration.register()

@@ -8,25 +8,30 @@ from typing import Any
 
 import pytest
 
-from dfs.errors import WrongNode
+from dfs.errors import Fenced, WrongNode
 from dfs.model import AdminState
 from dfs.node.batch import BatchEndpoint
 from dfs.node.bulk import BulkEndpoints
 from dfs.node.chunks import ChunkEndpoints
+from dfs.node.fence import Fences
 from dfs.node.health import HealthEndpoints
 from dfs.node.pull import PullEndpoint
 from dfs.node.reading import ReadEndpoint
 from dfs.node.registration import Registration
 from dfs.node.routes import check_addressee, node_routes
+from dfs.node.scrub import Scrubber
 from dfs.node.standing import Standing
+from dfs.node.upkeep import UpkeepEndpoints
 from dfs.wire.buffers import BufferPool
 from dfs.wire.message import Headers
 from dfs.wire.route import Router
+from tests.support.disk import SimDisk
 from tests.unit.node.fakes import FILE_ID, NODE, USAGE, FakeRegistry, FakeStore, request
 
 CALLS = [
     ("PUT", "/store-chunk"), ("POST", "/store-chunk"), ("POST", "/store-chunks"), ("GET", "/get-chunk"),
-    ("HEAD", "/get-chunk"), ("POST", "/verify-chunk"), ("POST", "/drop-replica"),
+    ("HEAD", "/get-chunk"), ("POST", "/verify-chunk"), ("POST", "/verify-chunks"), ("GET", "/bad-chunks"),
+    ("POST", "/set-aside-chunk"), ("POST", "/scrub"), ("POST", "/look"), ("POST", "/drop-replica"),
     ("POST", "/pull-chunk"), ("POST", "/erase-files"),
     ("POST", "/notes"), ("GET", "/inventory"), ("GET", "/healthz"), ("GET", "/readyz"),
 ]  # fmt: skip
@@ -46,9 +51,15 @@ class Bench:
         batch = BatchEndpoint("n1", store, self.standing, buffers, max_chunk_size=1024, on_refused=lambda: None)
         http: Any = None
         pull = PullEndpoint("c1", chunks, store, self.standing, buffers, http, max_chunk_size=1024)
-        self.health = HealthEndpoints("c1", self.registration, self.standing)
+        scrubber = Scrubber(store, self.standing, mbps=20, period=3600.0, busy=lambda: False)
+        self.health = HealthEndpoints("c1", self.registration, self.standing, scrubber)
+        upkeep = UpkeepEndpoints("n1", store, self.standing, self.registration, scrubber)
+        self.fences = Fences(SimDisk(), "/disk")
         self.router = Router(
-            node_routes("n1", "c1", chunks, batch, ReadEndpoint("n1", store), pull, BulkEndpoints(store), self.health)
+            node_routes(
+                "n1", "c1", chunks, batch, ReadEndpoint("n1", store), pull, BulkEndpoints(store), upkeep, self.health,
+                self.fences,
+            )
         )
 
     def call(self, method: str, target: str, body: bytes = b"", headers: Any = ()) -> Any:
@@ -132,3 +143,18 @@ def test_readyz_of_a_node_that_goes_or_cannot_write(bench: Bench) -> None:
     status, told = bench.readyz()
     assert (status, told["reason"]) == (503, "superseded")
     assert bench.call("GET", "/healthz").status == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [call for call in CALLS if call[0] == "POST"])
+def test_work_under_a_lease_is_refused_to_who_has_lost_it(bench: Bench, method: str, path: str) -> None:
+    bench.fences.check(Headers([("X-Dfs-Fence", "repair 1 5")]))
+    target = f"{path}?file_id={FILE_ID}&chunk_index=0"
+    fenced = path in ("/pull-chunk", "/drop-replica", "/set-aside-chunk")
+    refused = False
+    try:
+        bench.call(method, target, b"", [("X-Dfs-Fence", "repair 1 4")])
+    except Fenced:
+        refused = True
+    except Exception as error:  # what the call itself makes of an empty body
+        assert not fenced, error
+    assert refused is fenced

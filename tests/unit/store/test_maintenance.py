@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dfs.errors import StoreReadOnly, Unavailable
+from dfs.store import maintenance
 from dfs.store.chunk import CompactionResult
 from dfs.store.store import ChunkStore
 from tests.support.disk import Faults, MemoryIndex, SimDisk
@@ -229,6 +230,20 @@ def test_the_compaction_thread_goes_on_when_something_fails(
     store.start_maintenance()
     store.start_maintenance()
     assert done.wait(30)
+    store.close()
+
+
+def test_a_full_disk_is_compacted_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "_TIGHT_SECONDS", 0.01)
+    store = real_store(tmp_path, compact_interval=3600, compact_bytes_per_second=1 << 40)
+    for number in range(120):
+        put(store, number, bytes(2000))
+    for number in range(120):
+        assert store.drop(FILE, number)
+    assert 1 in numbers(store)
+    monkeypatch.setattr(store._room, "tight", lambda: 1 << 30)
+    store.start_maintenance()
+    wait_until(lambda: 1 not in numbers(store))
     store.close()
 
 
