@@ -1,4 +1,4 @@
-"""The files interface: PUT, GET, HEAD, DELETE and POST of `/files/{path}`, GET of `/content/{file_id}`."""
+"""The files interface: PUT, GET and HEAD of `/files/{path}`, GET of `/content/{file_id}`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dfs.api.answers import described, etag_header
 from dfs.api.conditions import write_condition
 from dfs.api.content import send_file
 from dfs.api.names import check_content_type
-from dfs.api.requests import expects_continue, file_id_of_path, flag_of, operation_id
+from dfs.api.requests import bucket_of, expects_continue, file_id_of_path, operation_id
 from dfs.api.service import Service
 from dfs.api.sizes import check_chunk_size, check_chunks
 from dfs.api.write import FileWriter
@@ -19,11 +19,9 @@ from dfs.metadata.operations import (
     ALWAYS,
     Committed,
     Precondition,
-    delete_path,
     discard_upload,
     find_commit,
     head_of,
-    move_path,
 )
 from dfs.metadata.preconditions import failed
 from dfs.model import (
@@ -54,11 +52,6 @@ class _Order:
     content_type: str
     sha256: str | None
     condition: Precondition
-
-
-def _bucket(service: Service, request: Request) -> str:
-    name = request.query.get("bucket")
-    return service.buckets.require(DEFAULT_BUCKET if name is None else name)
 
 
 # --- PUT -------------------------------------------------------------------------------------------
@@ -106,7 +99,7 @@ def _order(service: Service, request: Request) -> _Order:
         raise BadRequest(f"X-Chunk-Size must be a whole number of bytes, not {chunk_size[:40]!r}")
     sha256 = headers.get("X-File-SHA256")
     return _Order(
-        bucket=_bucket(service, request),
+        bucket=bucket_of(service.buckets, request),
         path=path,
         op_id=operation_id(request),
         chunk_size=None
@@ -211,37 +204,3 @@ def get_content(service: Service, request: Request) -> Response:
         return head_of(record)
 
     return send_file(service, request, find)
-
-
-# --- DELETE and POST ---------------------------------------------------------------------------------
-
-
-def delete_file(service: Service, request: Request) -> Response:
-    """Take the file off its path: to the trash, or with `purge=1` for good."""
-    path = check_path(request.params["path"])
-    purge = flag_of(request, "purge")
-    condition = write_condition(request.headers)
-    op_id = operation_id(request)
-    bucket = _bucket(service, request)
-    now = service.now()
-    head = delete_path(service.store, bucket, path, condition, now, purge=purge, op_id=op_id)
-    service.notes.deleted(head, op_id=op_id, purged=purge)
-    return Response.empty(204)
-
-
-def move_file(service: Service, request: Request) -> Response:
-    """Give the file another path in its bucket, atomically."""
-    source = check_path(request.params["path"])
-    target = request.query.get("move_to")
-    if target is None:
-        raise BadRequest("POST to a path needs the query parameter move_to")
-    check_path(target)
-    overwrite = flag_of(request, "overwrite")
-    condition = write_condition(request.headers)
-    op_id = operation_id(request)
-    bucket = _bucket(service, request)
-    moved = move_path(
-        service.store, bucket, source, target, condition, service.now(), overwrite=overwrite, op_id=op_id
-    )
-    service.notes.moved(moved.head, op_id=op_id)
-    return Response.json(200, described(moved.head), [etag_header(moved.head)])

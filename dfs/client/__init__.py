@@ -2,12 +2,24 @@
 
 from dfs.client.client import Client
 from dfs.client.failures import LocalConflict, LocalFailure, Replaced, Unreachable, VerifyFailed
-from dfs.client.results import BucketView, NodeView, Page, Prefix, StoredFile, Uploaded, UploadStatus
+from dfs.client.results import (
+    BucketView,
+    DeletedFile,
+    DeletedPage,
+    NodeView,
+    Page,
+    Prefix,
+    StoredFile,
+    Uploaded,
+    UploadStatus,
+)
 from dfs.client.retry import RetryPolicy
 
 __all__ = [
     "BucketView",
     "Client",
+    "DeletedFile",
+    "DeletedPage",
     "LocalConflict",
     "LocalFailure",
     "NodeView",

@@ -134,6 +134,7 @@ def build_parser(prog: str) -> Parser:
     command("stat", "show what is known of a file", _stat)
     command("mv", "rename a file", _mv)
     command("rm", "delete files, to the trash unless --purge", _rm)
+    command("restore", "bring a file back from the trash", _restore)
     command("nodes", "list the storage nodes", lambda _: None)
     command("buckets", "list the buckets", lambda _: None)
     command("mkbucket", "make a bucket", lambda each: _named(each, "bucket_name", "NAME"))
@@ -191,6 +192,7 @@ def _ls(parser: Parser) -> None:
     parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="only paths that begin so")
     parser.add_argument("-l", "--long", action="store_true", help="with size, time and file id")
     parser.add_argument("-r", "--recursive", action="store_true", help="all paths, not only up to the next `/`")
+    parser.add_argument("--deleted", action="store_true", help="the files in the trash, with what `restore` needs")
 
 
 def _stat(parser: Parser) -> None:
@@ -209,7 +211,17 @@ def _rm(parser: Parser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="what to delete")
     parser.add_argument("-r", "--recursive", action="store_true", help="all paths under PATH/ (`/`: in the bucket)")
     parser.add_argument("--purge", action="store_true", help="for good, not to the trash")
+    parser.add_argument(
+        "--id", type=_uuid, metavar="FILE_ID", help="with --purge: this file in the trash (`ls --deleted` shows it)"
+    )
     _conditions(parser)
+    _operation(parser)
+
+
+def _restore(parser: Parser) -> None:
+    _named(parser, "path", "PATH", "the path that the file was deleted from, or replaced at")
+    parser.add_argument("--id", type=_uuid, metavar="FILE_ID", help="this file (default: the last one)")
+    parser.add_argument("--to", metavar="NEW", help="to another path, or a DIR/ to keep the last part")
     _operation(parser)
 
 

@@ -1,4 +1,4 @@
-"""The commands about files and the cluster that move no content: ls, stat, mv, rm, nodes, buckets."""
+"""The commands about files and the cluster that move no content: ls, stat, mv, rm, restore, nodes, buckets."""
 
 from __future__ import annotations
 
@@ -10,22 +10,44 @@ from itertools import chain
 from dfs.client.exits import Exit
 from dfs.client.failures import UsageError
 from dfs.client.names import last_part, stored_path, stored_prefix, wanted
-from dfs.client.progress import format_size
 from dfs.client.results import Prefix, StoredFile
 from dfs.client.transfer import Context, below, each, with_operation
 from dfs.errors import Gone, NotFound, Unknown
 from dfs.model import new_file_id
+from dfs.notation import format_size
 
 
 def ls(context: Context, arguments: argparse.Namespace) -> Exit:
-    """[PREFIX] [-l] [-r]: as a directory lists, up to the next `/`, or with -r all."""
+    """[PREFIX] [-l] [-r]: as a directory lists, up to the next `/`, or with -r all; --deleted: the trash."""
     delimiter = None if arguments.recursive else "/"
     prefix = "" if arguments.prefix == "/" else arguments.prefix.removeprefix("path:")
+    if arguments.deleted:
+        return _ls_deleted(context, prefix)
     for entry in context.client.list(prefix, delimiter=delimiter):
         if isinstance(entry, Prefix):
             context.console.result({"type": "prefix", "prefix": entry.prefix}, _listed(entry, arguments.long))
         else:
             context.console.result({"type": "file"} | asdict(entry), _listed(entry, arguments.long))
+    return Exit.DONE
+
+
+_DELETED = "{:20}  {:20}  {:8}  {:>14}  {:36}  {}"
+
+
+def _ls_deleted(context: Context, prefix: str) -> Exit:
+    """The trash: all paths that begin with `prefix`, with what tells two files of one path apart."""
+    for number, entry in enumerate(context.client.list_deleted(prefix)):
+        if number == 0:
+            context.console.header(_DELETED.format("DELETED", "KEPT UNTIL", "WHY", "SIZE", "FILE ID", "PATH"))
+        line = _DELETED.format(
+            format_time(entry.deleted_at),
+            format_time(entry.expires_at),
+            entry.retired or "-",
+            entry.size,
+            entry.file_id,
+            entry.path,
+        )
+        context.console.result({"type": "deleted"} | asdict(entry), line)
     return Exit.DONE
 
 
@@ -89,8 +111,7 @@ def _stat_one(context: Context, path: str | None, file_id: str | None) -> None:
 def mv(context: Context, arguments: argparse.Namespace) -> Exit:
     """Rename; NEW ending in `/` keeps the last part of the name."""
     source = stored_path(arguments.source)
-    new = arguments.destination
-    path = stored_prefix(new) + last_part(source) if new.endswith("/") else stored_path(new)
+    path = _destination(source, arguments.destination)
     op_id = arguments.op_id or new_file_id()
     try:
         moved = context.client.move(
@@ -102,19 +123,25 @@ def mv(context: Context, arguments: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
+def _destination(source: str, new: str) -> str:
+    return stored_prefix(new) + last_part(source) if new.endswith("/") else stored_path(new)
+
+
 def rm(context: Context, arguments: argparse.Namespace) -> Exit:
     """Delete the paths, or all paths below them."""
+    if arguments.id and (not arguments.purge or arguments.if_match):
+        raise UsageError("--id names a file in the trash: it goes with --purge and without --if-match")
     if arguments.recursive:
-        if arguments.if_match or arguments.op_id:
-            raise UsageError("--if-match and --op-id go with one PATH")
+        if arguments.if_match or arguments.op_id or arguments.id:
+            raise UsageError("--if-match, --id and --op-id go with one PATH")
         prefixes = [stored_prefix(text) for text in arguments.paths]
         paths_below = chain.from_iterable(below(context, prefix) for prefix in prefixes)
         return each(context, paths_below, lambda path: _rm_one(context, arguments, path))
     if len(arguments.paths) == 1:
         _rm_one(context, arguments, stored_path(arguments.paths[0]))
         return Exit.DONE
-    if arguments.if_match or arguments.op_id:
-        raise UsageError("--if-match and --op-id go with one PATH")
+    if arguments.if_match or arguments.op_id or arguments.id:
+        raise UsageError("--if-match, --id and --op-id go with one PATH")
     paths = [stored_path(text) for text in arguments.paths]
     return each(context, [(path, path) for path in paths], lambda path: _rm_one(context, arguments, path))
 
@@ -122,10 +149,25 @@ def rm(context: Context, arguments: argparse.Namespace) -> Exit:
 def _rm_one(context: Context, arguments: argparse.Namespace, path: str) -> None:
     op_id = arguments.op_id or new_file_id()
     try:
-        context.client.delete(path, purge=arguments.purge, if_match=arguments.if_match, op_id=op_id)
+        context.client.delete(
+            path, purge=arguments.purge, file_id=arguments.id, if_match=arguments.if_match, op_id=op_id
+        )
     except Unknown as error:
         raise with_operation(error, op_id) from error
     context.console.done({"path": path, "deleted": True, "purged": arguments.purge}, f"deleted {path}")
+
+
+def restore(context: Context, arguments: argparse.Namespace) -> Exit:
+    """Bring a file back from the trash; NEW ending in `/` keeps the last part of the name."""
+    path = stored_path(arguments.path)
+    to = None if arguments.to is None else _destination(path, arguments.to)
+    op_id = arguments.op_id or new_file_id()
+    try:
+        restored = context.client.restore(path, file_id=arguments.id, to=to, op_id=op_id)
+    except Unknown as error:
+        raise with_operation(error, op_id) from error
+    context.console.done({"source": path} | asdict(restored), f"restored {restored.path}  {restored.file_id}")
+    return Exit.DONE
 
 
 def nodes(context: Context, _: argparse.Namespace) -> Exit:

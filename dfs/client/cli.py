@@ -37,6 +37,7 @@ _COMMANDS: dict[str, Callable[[Context, argparse.Namespace], Exit]] = {
     "stat": browse.stat,
     "mv": browse.mv,
     "rm": browse.rm,
+    "restore": browse.restore,
     "nodes": browse.nodes,
     "buckets": browse.buckets,
     "mkbucket": browse.mkbucket,

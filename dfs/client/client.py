@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
-from urllib.parse import quote
 
-from dfs.client import results, seed
+from dfs.client import seed
+from dfs.client.catalog import Catalog
 from dfs.client.chunkput import FROM as CHUNKED_FROM
 from dfs.client.chunkput import put_in_chunks
 from dfs.client.chunks import WORKERS
@@ -20,13 +20,12 @@ from dfs.client.fetch import fetch, fetch_on
 from dfs.client.localfile import Sink, StreamSink, open_sink
 from dfs.client.partfile import PartFile
 from dfs.client.put import guess_type, put
-from dfs.client.results import BucketView, NodeView, Page, Prefix, StoredFile, Uploaded, UploadStatus
+from dfs.client.results import StoredFile, Uploaded
 from dfs.client.resume import Resumable, UploadStates, choose_chunk_size
 from dfs.client.retry import RetryPolicy
-from dfs.client.session import Call, RetryHook, Session
+from dfs.client.session import RetryHook, Session
 from dfs.client.source import Progress, Source, no_progress
-from dfs.client.transport import Transport, file_target, target
-from dfs.errors import BadPath
+from dfs.client.transport import Transport
 from dfs.model import DEFAULT_BUCKET, check_bucket, check_path, new_file_id, parse_file_id
 from dfs.wire.client import HttpClient
 
@@ -37,7 +36,7 @@ SourceLike = str | os.PathLike[str] | bytes | BinaryIO
 OutLike = str | os.PathLike[str] | BinaryIO
 
 
-class Client:
+class Client(Catalog):
     """A dfs client: thread-safe, with pooled connections; close it, or use it in a `with`.
 
     `api` is a URL or several, comma-separated, tried in turn. `timeout` (seconds) bounds a short
@@ -58,15 +57,15 @@ class Client:
         on_retry: RetryHook | None = None,
         transport: Transport | None = None,
     ) -> None:
-        self._bucket = check_bucket(bucket)
-        self._jobs = check_jobs(jobs)
-        self._session = Session(
+        session = Session(
             parse_endpoints(api),
             transport or HttpClient(user_agent="dfs-client"),
             timeout=timeout,
             policy=retry,
             on_retry=on_retry,
         )
+        super().__init__(session, check_bucket(bucket))
+        self._jobs = check_jobs(jobs)
 
     def close(self) -> None:
         """Drop the connections; calls that wait to try again end."""
@@ -244,100 +243,6 @@ class Client:
         """What is known of a file, without its content. Raises NotFound."""
         return look(self._session, self._locator(path, file_id, bucket))
 
-    def list(
-        self, prefix: str = "", *, bucket: str | None = None, delimiter: str | None = None
-    ) -> Iterator[StoredFile | Prefix]:
-        """All files whose path begins with `prefix`, in byte order, page by page.
-
-        With `delimiter` ("/") paths that go on after it are shown as one `Prefix` each.
-        """
-        cursor = None
-        while True:
-            page = self.list_page(prefix, bucket=bucket, delimiter=delimiter, cursor=cursor)
-            yield from page.entries()
-            if page.cursor is None:
-                return
-            if page.cursor == cursor:
-                raise LocalFailure("the server's listing does not go on: it names the same place twice")
-            cursor = page.cursor
-
-    def list_page(
-        self,
-        prefix: str = "",
-        *,
-        bucket: str | None = None,
-        delimiter: str | None = None,
-        limit: int | None = None,
-        cursor: str | None = None,
-    ) -> Page:
-        """One page of `list`; its `cursor` asks for the next."""
-        where = self._bucket_of(bucket)
-        wanted = target(
-            "/files",
-            bucket=where,
-            prefix=_utf8(prefix) or None,
-            delimiter=delimiter or None,
-            limit=limit,
-            cursor=cursor,
-        )
-        return results.page(self._session.json(Call("GET", wanted, where)), where)
-
-    def delete(
-        self,
-        path: str,
-        *,
-        bucket: str | None = None,
-        purge: bool = False,
-        if_match: str | None = None,
-        op_id: str | None = None,
-    ) -> None:
-        """Delete the file at `path`, to the trash or (`purge`) for good. Raises NotFound."""
-        wanted = file_target(check_path(path), bucket=self._bucket_of(bucket), purge="1" if purge else None)
-        headers = (_operation(op_id), *conditions(if_match, None))
-        self._session.json(Call("DELETE", wanted, path, headers=headers, writes=True))
-
-    def move(
-        self,
-        source: str,
-        path: str,
-        *,
-        bucket: str | None = None,
-        overwrite: bool = False,
-        if_match: str | None = None,
-        op_id: str | None = None,
-    ) -> StoredFile:
-        """Rename atomically within a bucket. ConditionFailed when `path` exists and not `overwrite`."""
-        where = self._bucket_of(bucket)
-        wanted = file_target(
-            check_path(source), bucket=where, move_to=check_path(path), overwrite="1" if overwrite else None
-        )
-        headers = (_operation(op_id), *conditions(if_match, None))
-        return results.stored_file(
-            self._session.json(Call("POST", wanted, source, headers=headers, writes=True)), where
-        )
-
-    def upload_status(self, file_id: str) -> UploadStatus:
-        """The state of a file by its id: chunk size, chunks, what is missing. Raises NotFound."""
-        wanted = target(f"/uploads/{parse_file_id(file_id)}")
-        return results.upload_status(self._session.json(Call("GET", wanted, file_id)))
-
-    # Cluster
-
-    def nodes(self) -> tuple[NodeView, ...]:
-        """The storage nodes."""
-        fields = results.members(self._session.json(Call("GET", "/nodes", "the nodes")), "the list of nodes")
-        return tuple(results.node_view(item) for item in results.need(fields, "nodes", list))
-
-    def buckets(self) -> tuple[BucketView, ...]:
-        """The buckets."""
-        fields = results.members(self._session.json(Call("GET", "/buckets", "the buckets")), "the list of buckets")
-        return tuple(results.bucket_view(item) for item in results.need(fields, "buckets", list))
-
-    def create_bucket(self, name: str) -> None:
-        """Make a bucket; one that exists is left as it is."""
-        wanted = "/buckets/" + quote(check_bucket(name), safe="")
-        self._session.json(Call("PUT", wanted, name, writes=True))
-
     # The seed protocol
 
     def upload(
@@ -362,9 +267,6 @@ class Client:
         """
         return seed.download(self._session, parse_file_id(file_id), Path(out), self._jobs, progress)
 
-    def _bucket_of(self, bucket: str | None) -> str:
-        return self._bucket if bucket is None else check_bucket(bucket)
-
     def _locator(self, path: str | None, file_id: str | None, bucket: str | None) -> Locator:
         if (path is None) == (file_id is None):
             raise TypeError("give either a path or a file_id")
@@ -379,15 +281,3 @@ def check_jobs(jobs: int) -> int:
     if not 1 <= jobs <= MOST_JOBS:
         raise ValueError(f"jobs must be 1 to {MOST_JOBS}, not {jobs}")
     return jobs
-
-
-def _operation(op_id: str | None) -> tuple[str, str]:
-    return "X-Dfs-Op", parse_file_id(op_id) if op_id else new_file_id()
-
-
-def _utf8(prefix: str) -> str:
-    try:
-        prefix.encode()
-    except UnicodeEncodeError:
-        raise BadPath("a prefix must be valid UTF-8") from None
-    return prefix

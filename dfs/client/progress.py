@@ -8,19 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+from dfs.notation import format_size
+
 _REDRAW_SECONDS = 0.1
 _RATE_SECONDS = 5.0
 _WIDEST_NAME = 32
-
-
-def format_size(size: float) -> str:
-    """`1.5 GiB`; whole bytes below 1 KiB."""
-    unit = 0
-    while size >= 999.5 and unit < len(_UNITS) - 1:
-        size /= 1024
-        unit += 1
-    return f"{size:.0f} B" if not unit else f"{size:.{0 if size >= 99.95 else 1}f} {_UNITS[unit]}"
 
 
 def format_seconds(seconds: float) -> str:

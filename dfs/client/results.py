@@ -34,6 +34,30 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True)
+class DeletedFile:
+    """A file in the trash. `retired` is `deleted` or `replaced`; from `expires_at` on it may go for good."""
+
+    bucket: str
+    path: str
+    file_id: str
+    size: int
+    sha256: str | None
+    content_type: str | None
+    modified: int | None
+    deleted_at: int | None
+    retired: str | None
+    expires_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedPage:
+    """A part of a listing of the trash; `cursor` asks for the next one, None at the end."""
+
+    files: tuple[DeletedFile, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Prefix:
     """In a listing with a delimiter: all paths that begin so, as one entry."""
 
@@ -194,6 +218,29 @@ def page(value: object, bucket: str) -> Page:
         files=tuple(stored_file(item, bucket) for item in need(fields, "files", list)),
         prefixes=tuple(Prefix(str(item)) for item in need(fields, "prefixes", list)),
         cursor=text(fields.get("cursor")),
+    )
+
+
+def deleted_page(value: object, bucket: str) -> DeletedPage:
+    """A page of the trash from its JSON; raises LocalFailure."""
+    fields = members(value, "the listing")
+    files = tuple(_deleted_file(item, bucket) for item in need(fields, "files", list))
+    return DeletedPage(files, text(fields.get("cursor")))
+
+
+def _deleted_file(value: object, bucket: str) -> DeletedFile:
+    fields = members(value, "the file")
+    return DeletedFile(
+        bucket=bucket,
+        path=need(fields, "path", str),
+        file_id=need(fields, "file_id", str),
+        size=need(fields, "size", int),
+        sha256=text(fields.get("sha256")),
+        content_type=text(fields.get("content_type")),
+        modified=moment(fields.get("modified")),
+        deleted_at=moment(fields.get("deleted_at")),
+        retired=text(fields.get("retired")),
+        expires_at=moment(fields.get("expires_at")),
     )
 
 

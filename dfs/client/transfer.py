@@ -24,11 +24,11 @@ from dfs.client.names import (
     walk,
     wanted,
 )
-from dfs.client.progress import format_size
 from dfs.client.results import Prefix, StoredFile
 from dfs.client.source import Progress
 from dfs.errors import DfsError, NotFound, Unknown
 from dfs.model import check_path, new_file_id
+from dfs.notation import format_size
 
 T = TypeVar("T")
 

@@ -6,7 +6,8 @@ It works from state alone, so it can be stopped at any moment and goes on where 
 2. a file that has been `deleting` for `grace` is erased at the nodes (durably; a node remembers it
    and refuses later stores of that file), the rows of the nodes that confirmed it are removed, and
    when no row is left, the record;
-3. records of operations that nobody can repeat any more are forgotten.
+3. records of operations that nobody can repeat any more are forgotten;
+4. what has been in the trash long enough, or must go for want of space, becomes `deleting` (`trash`).
 
 The gc index only says where to look: everything is decided by consistent reads and conditional
 writes, so two erasers at once do no harm; the lease merely saves them the work.
@@ -23,16 +24,11 @@ from typing import Protocol
 from dfs import errors, logs
 from dfs.cluster.calls import NodeCalls, NodeFailed
 from dfs.cluster.membership import Membership
-from dfs.metadata.contract import (
-    ChangeFile,
-    GcEntry,
-    GcKind,
-    MetadataStore,
-    RemoveFile,
-    StepsRefused,
-)
+from dfs.metadata.contract import GcEntry, GcKind, MetadataStore, StepsRefused
+from dfs.metadata.steps import ChangeFile, RemoveFile
 from dfs.model import AdminState, FileRecord, FileState, Lease, NodeInfo
 from dfs.repair.rowremoval import remove_rows
+from dfs.repair.trash import Trash
 from dfs.wire.deadline import Deadline
 
 BATCH = 500
@@ -101,6 +97,7 @@ class Eraser:
         upload_ttl: float,
         interval: float,
         pace: float = 0.005,
+        trash: Trash | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -112,6 +109,7 @@ class Eraser:
         self._ttl_ms = round(upload_ttl * 1000)
         self._interval = interval
         self._pace = pace
+        self._trash = trash
         self._now_ms = now_ms
         self._clock = clock
         self._renewed = 0.0
@@ -156,6 +154,8 @@ class Eraser:
             self._give_up_abandoned(now_ms, report)
             self._erase_deleted(now_ms, report)
             self._forget_operations(now_ms, report)
+            if self._trash is not None:
+                self._trash.run(now_ms, self._go_on)
             report.finished = True
         except _Interrupted:
             pass

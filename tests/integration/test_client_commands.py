@@ -67,6 +67,31 @@ def test_a_file_through_all_its_commands(shell: Shell) -> None:
     assert shell.run("ls", f"{p}/").stdout == b""
 
 
+def test_the_trash_and_back(shell: Shell) -> None:
+    p = shell.prefix
+    ids = []
+    for content in (b"first", b"second"):
+        (shell.directory / "a").write_bytes(content)
+        ids.append(shell.json("put", "a", f"{p}/a")[0]["file_id"])
+    first, second = ids
+    shell.run("rm", f"{p}/a")
+    assert shell.json("restore", f"{p}/a")[0]["file_id"] == second
+    assert shell.run("cat", f"{p}/a").stdout == b"second"
+    (entry,) = shell.json("ls", "--deleted", f"{p}/")
+    assert (entry["file_id"], entry["path"], entry["retired"], entry["size"]) == (first, f"{p}/a", "replaced", 5)
+    assert entry["expires_at"] - entry["deleted_at"] == 3_600_000
+    assert first in shell.run("ls", "--deleted", f"{p}/").stdout.decode()
+    shell.run("restore", f"{p}/a", "--id", first, code=4)
+    assert shell.json("restore", f"{p}/a", "--id", first, "--to", f"{p}/old/")[0]["path"] == f"{p}/old/a"
+    assert shell.run("cat", f"{p}/old/a").stdout == b"first"
+    shell.run("restore", f"{p}/a", "--id", first, code=3)
+    shell.run("rm", f"{p}/old/a")
+    shell.run("rm", "--purge", "--id", first, f"{p}/old/a")
+    shell.run("rm", "--purge", "--id", first, f"{p}/old/a", code=3)
+    shell.run("restore", f"{p}/old/a", "--id", first, code=3)
+    assert shell.json("ls", "--deleted", f"{p}/") == []
+
+
 def test_stdin_and_stdout(shell: Shell) -> None:
     content = os.urandom(5 * MIB)
     shell.run("put", "-", f"{shell.prefix}/x", stdin=content)

@@ -102,6 +102,7 @@ class FakeApi:
         self.buckets = {"default", "uploads"}
         self.uploads: dict[str, Upload] = {}
         self.done: dict[str, Stored] = {}
+        self.trash: list[tuple[str, str, Stored]] = []
         self.operations: set[str] = set()
         self.seen: list[Seen] = []
         self.faults: deque[Fault | None] = deque()
@@ -215,8 +216,10 @@ class FakeApi:
         if seen.method == "PUT" and op_id in self.done:
             return as_json(described(bucket, path, self.done[op_id]), 201)
         if op_id in self.operations:
-            return FakeAnswer(204) if seen.method == "DELETE" else self._moved(seen, bucket)
+            return FakeAnswer(204) if seen.method == "DELETE" else self._moved(seen, bucket, path)
         check(seen.headers, now)
+        if "restore" in seen.query or "file_id" in seen.query:
+            return self._out_of_trash(seen, bucket, path, op_id)
         if seen.method == "PUT":
             body = seen.body
             declared = seen.headers.get("X-File-SHA256")
@@ -231,18 +234,51 @@ class FakeApi:
         self.operations.add(op_id)
         if seen.method == "DELETE":
             del self.files[bucket, path]
+            if "purge" not in seen.query:
+                self.trash.append((bucket, path, now))
             return FakeAnswer(204)
         new = seen.query["move_to"]
         if (bucket, new) in self.files and "overwrite" not in seen.query:
             raise errors.ConditionFailed(f"there is a file at {new!r}")
         self.files[bucket, new] = self.files.pop((bucket, path))
-        return self._moved(seen, bucket)
+        return self._moved(seen, bucket, path)
 
-    def _moved(self, seen: Seen, bucket: str) -> FakeAnswer:
-        new = seen.query["move_to"]
+    def _out_of_trash(self, seen: Seen, bucket: str, path: str, op_id: str) -> FakeAnswer:
+        which = seen.query.get("restore") or seen.query["file_id"]
+        left = [each for each in self.trash if each[:2] == (bucket, path) and which in ("latest", each[2].file_id)]
+        if not left:
+            raise errors.NotFound("the trash does not hold it")
+        to = seen.query.get("to", path)
+        if seen.method == "POST" and (bucket, to) in self.files:
+            raise errors.ConditionFailed(f"{to!r} shows a file")
+        self.trash.remove(left[-1])
+        self.operations.add(op_id)
+        if seen.method == "DELETE":
+            return FakeAnswer(204)
+        self.files[bucket, to] = left[-1][2]
+        return self._moved(seen, bucket, path)
+
+    def _list_trash(self, seen: Seen) -> FakeAnswer:
+        bucket, prefix = seen.query.get("bucket", "default"), seen.query.get("prefix", "")
+        found = [(path, stored) for where, path, stored in self.trash if where == bucket and path.startswith(prefix)]
+        found.sort(key=lambda each: each[0])
+        begin = int(seen.query.get("cursor", "0"))
+        files = [
+            {"path": path, "file_id": stored.file_id, "size": len(stored.body), "sha256": stored.sha256}
+            | {"content_type": stored.content_type, "modified": 1_700_000_000_000, "deleted_at": 1_700_000_001_000}
+            | {"retired": "deleted", "expires_at": 1_700_604_801_000}
+            for path, stored in found[begin : begin + self.page]
+        ]
+        more = begin + self.page < len(found)
+        return as_json({"bucket": bucket, "files": files, "cursor": str(begin + self.page) if more else None})
+
+    def _moved(self, seen: Seen, bucket: str, path: str) -> FakeAnswer:
+        new = seen.query.get("move_to") or seen.query.get("to", path)
         return as_json(described(bucket, new, self.files[bucket, new]))
 
     def _list(self, seen: Seen) -> FakeAnswer:
+        if "deleted" in seen.query:
+            return self._list_trash(seen)
         bucket, prefix = seen.query.get("bucket", "default"), seen.query.get("prefix", "")
         delimiter, after = seen.query.get("delimiter"), seen.query.get("cursor", "")
         names: dict[str, str | None] = {}

@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from dfs.client.progress import Meter, format_seconds, format_size, render, terminal_width
+from dfs.client.progress import Meter, format_seconds, render, terminal_width
+from dfs.notation import format_size
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,10 @@ from typing import Any
 import pytest
 
 from dfs import errors
-from dfs.metadata.contract import (
-    GcKind,
-    OutcomeUnknown,
-    PutFile,
-    PutOperation,
-    PutReplica,
-    PutShort,
-    Step,
-    StepsRefused,
-)
+from dfs.metadata.contract import GcKind, OutcomeUnknown, StepsRefused
 from dfs.metadata.lease import LeaseHolder
 from dfs.metadata.sqlite import SqliteStore
+from dfs.metadata.steps import PutFile, PutOperation, PutReplica, PutShort, Step
 from dfs.model import AdminState, ChunkReplica, FileRecord, FileState, Lease, new_file_id
 from dfs.repair import eraser as module
 from dfs.repair.eraser import Eraser, EraseReport
