@@ -1,20 +1,26 @@
 """`python -m dfs.admin`: finds the command, loads the settings, turns errors into one line.
 
-Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong usage or settings.
+Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong usage or settings, 3 refused because it would
+endanger data or writes now (each reason on a line of its own), 130 broken off with Ctrl-C. `status` and `audit` add
+8, not all is well, and 9, data is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dfs import __version__, logs, settings
-from dfs.admin import create_tables
-from dfs.errors import DfsError, SettingsError, StartError
+from dfs.admin import audit, create_tables, nodes, purge_trash, status
+from dfs.admin.nodes import REFUSED
+from dfs.errors import BadRequest, DfsError, Refused, SettingsError, StartError
 
-COMMANDS = (create_tables,)
+COMMANDS = (create_tables, nodes, status, audit, purge_trash)
+
+INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,20 +40,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        chosen = settings.load(settings.CommonSettings, config=arguments.config)
+        chosen = settings.load(settings.AdminSettings, config=arguments.config)
         if arguments.show_settings:
-            print(settings.show(chosen))
+            print(settings.show(chosen), flush=True)
             return 0
         logs.configure("admin", chosen.log_format, chosen.log_level)
         code: int = arguments.run(chosen, arguments)
+        sys.stdout.flush()
         return code
     except SettingsError as error:
         print(f"dfs.admin: {error}", file=sys.stderr)
         return 2
     except StartError as error:
         print(f"dfs.admin: {error}", file=sys.stderr)
+    except Refused as error:
+        reasons = error.details.get("reasons") or [error.message]
+        for reason in reasons:
+            print(f"dfs.admin: refused: {reason}", file=sys.stderr)
+        return REFUSED
+    except BadRequest as error:  # what was asked for makes no sense, wherever that is noticed
+        print(f"dfs.admin: {error.message}", file=sys.stderr)
+        return 2
     except DfsError as error:
         print(f"dfs.admin: {error.message}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("dfs.admin: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # who reads the output has seen enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dfs.api.conditions import etag, http_date
-from dfs.model import Head
+from dfs.model import FileRecord, Head, Retired
 
 _PIECE = 32 * 1024
 
@@ -22,6 +22,21 @@ def listed(head: Head) -> dict[str, Any]:
         "sha256": head.sha256,
         "content_type": head.content_type,
         "modified": head.modified,
+    }
+
+
+def discarded(record: FileRecord, kept_ms: int) -> dict[str, Any]:
+    """A file as it stands in a listing of the trash, where files stay for `kept_ms`."""
+    return {
+        "path": record.path,
+        "file_id": record.file_id,
+        "size": record.size,
+        "sha256": record.sha256,
+        "content_type": record.content_type,
+        "modified": record.modified,
+        "deleted_at": record.touched_at,
+        "retired": record.retired or Retired.DELETED.value,
+        "expires_at": record.touched_at + kept_ms,
     }
 
 

@@ -4,6 +4,7 @@ has not begun yet or has ended already."""
 from __future__ import annotations
 
 import dataclasses
+import os
 import socket
 import time
 import uuid
@@ -16,6 +17,7 @@ from dfs import METADATA_FORMAT, __version__, logs, process
 from dfs.api.app import routes
 from dfs.api.known import Buckets, Shapes
 from dfs.api.service import Service
+from dfs.api.trash import retention_of
 from dfs.cluster.batches import Batches
 from dfs.cluster.calls import NodeCalls
 from dfs.cluster.membership import Membership
@@ -24,13 +26,20 @@ from dfs.cluster.placement import Placement
 from dfs.cluster.read import ChunkSource
 from dfs.cluster.records import mark_short, record_late
 from dfs.cluster.replicate import Replicator
+from dfs.cluster.upkeep import UpkeepCalls
 from dfs.errors import StartError, Unavailable
 from dfs.metadata import open_metadata
 from dfs.metadata.contract import MetadataStore, OutcomeUnknown
 from dfs.metadata.lease import LeaseHolder
 from dfs.model import ClusterInfo
 from dfs.process import Interrupted, Lifetime
+from dfs.repair import auditrunner
+from dfs.repair.auditrunner import AuditRunner
 from dfs.repair.eraser import Eraser
+from dfs.repair.leader import LEASE, LEASE_SECONDS, Leader, Policy
+from dfs.repair.nodelife import NodeLife, announcing
+from dfs.repair.relief import Relief
+from dfs.repair.trash import Trash
 from dfs.settings import ApiSettings
 from dfs.wire.balance import Seat
 from dfs.wire.buffers import BufferPool
@@ -127,15 +136,31 @@ def assemble(
     closing.callback(chunk_calls.shutdown)
     notes = NoteSender(membership, calls, store)
     closing.callback(notes.stop)
+    repair = _leader(settings, store, cluster, membership, placement, calls)
+    mark = mark_short(store, now)
+
+    def on_bad(file_id: str, chunk_index: int) -> None:
+        mark(file_id, chunk_index)
+        repair.wake()
+
     source = ChunkSource(
         membership,
         calls,
         store,
         keep_rows=settings.delete_grace / 2,
-        on_bad=mark_short(store, now),
+        on_bad=on_bad,
         cache_bytes=settings.cache_bytes,
     )
     closing.callback(source.close)
+    audit = AuditRunner(
+        store,
+        calls,
+        LeaseHolder(store, auditrunner.LEASE, f"api-{uuid.uuid4()}", auditrunner.LEASE_SECONDS),
+        factor=settings.replication_factor,
+        settle=settings.delete_grace,
+        by=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    closing.callback(audit.stop)
     service = Service(
         settings=settings,
         cluster=cluster,
@@ -150,7 +175,19 @@ def assemble(
         chunk_calls=chunk_calls,
         buckets=Buckets(store),
         shapes=Shapes(store),
+        audit=audit,
+        nodelife=NodeLife(
+            store,
+            factor=settings.replication_factor,
+            bytes_per_second=settings.repair_mbps * 1e6,
+            view=membership.view,
+            probe=calls.probe,
+            changed=announcing(membership, UpkeepCalls(calls)),
+            now_ms=now,
+        ),
+        repair=repair,
     )
+    relief = Relief(store, membership, largest=settings.max_chunk_size, grace=settings.delete_grace)
     eraser = Eraser(
         store,
         membership,
@@ -159,12 +196,48 @@ def assemble(
         grace=settings.delete_grace,
         upload_ttl=settings.upload_ttl,
         interval=settings.erase_interval,
+        trash=Trash(store, retention_of(settings), relief),
     )
     closing.callback(eraser.stop)
+    closing.callback(repair.stop)
     membership.start()
     notes.start()
     eraser.start()
+    repair.start()
     return service
+
+
+def _leader(
+    settings: ApiSettings,
+    store: MetadataStore,
+    cluster: ClusterInfo,
+    membership: Membership,
+    placement: Placement,
+    calls: NodeCalls,
+) -> Leader:
+    """Repair, not started."""
+    name = f"api-{uuid.uuid4()}"
+    policy = Policy(
+        factor=settings.replication_factor,
+        delay=settings.repair_delay,
+        interval=settings.repair_interval,
+        upload_ttl=settings.upload_ttl,
+        write_seconds=settings.replication_timeout,
+        settle=settings.node_timeout,
+    )
+    lease = LeaseHolder(store, LEASE, name, LEASE_SECONDS)
+    return Leader(
+        store,
+        cluster,
+        membership,
+        placement,
+        calls,
+        lease,
+        name,
+        policy,
+        mbps=settings.repair_mbps,
+        jobs=settings.repair_jobs,
+    )
 
 
 def make_server(service: Service, listener: socket.socket, seat: Seat | None = None) -> HttpServer:

@@ -13,7 +13,7 @@ from dfs.api.rows import add_rows
 from dfs.api.service import Service
 from dfs.cluster.chunkcache import LARGEST
 from dfs.errors import BadIndex, ChecksumMismatch, ChunkConflict, LengthMismatch, NoReplica, NotFound
-from dfs.metadata.contract import PutShort
+from dfs.metadata.steps import PutShort
 from dfs.model import chunk_length, is_node_id, parse_sha256
 from dfs.wire.message import Request, Response
 

@@ -17,19 +17,20 @@ METADATA_LATELY = 10.0
 
 def list_nodes(service: Service, request: Request) -> Response:
     """Every registered node, as this server sees it."""
-    nodes = [_node(member) for member in service.membership.view().members]
+    now = service.now()
+    nodes = [_node(member, now) for member in service.membership.view().members]
     return Response.json(200, {"nodes": nodes})
 
 
-def _node(member: MemberState) -> dict[str, Any]:
+def _node(member: MemberState, now: int) -> dict[str, Any]:
     info = member.info
-    active = info.admin_state is AdminState.ACTIVE
+    admin_state = info.state_at(now)
     return {
         "node_id": info.node_id,
         "address": info.address,
         "port": info.port,
         "zone": info.zone,
-        "state": info.status.value if active else info.admin_state.value,
+        "state": info.status if admin_state is AdminState.ACTIVE else admin_state,
         "alive": member.alive,
         "suspect": member.suspect,
         "free_bytes": info.free_bytes,

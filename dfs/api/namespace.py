@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from dfs.api.answers import listed
-from dfs.api.requests import number_of
+from dfs.api.requests import bucket_of, flag_of, number_of
 from dfs.api.service import Service
+from dfs.api.trash import list_trash
 from dfs.errors import BadRequest
 from dfs.metadata.listing import MAX_PAGE, list_page
-from dfs.model import DEFAULT_BUCKET, Bucket, check_bucket
+from dfs.model import Bucket, check_bucket
 from dfs.wire.message import Request, Response
 
 _LONGEST_DELIMITER = 64
 
 
 def list_files(service: Service, request: Request) -> Response:
-    """One page of a bucket's paths in byte order."""
+    """One page of a bucket's paths in byte order, or with `deleted=1` of its trash."""
     query = request.query
     limit = number_of(request, "limit", MAX_PAGE, 1, MAX_PAGE)
     delimiter = query.get("delimiter") or ""
     if len(delimiter) > _LONGEST_DELIMITER:
         raise BadRequest(f"the delimiter has at most {_LONGEST_DELIMITER} characters")
-    name = query.get("bucket")
-    bucket = service.buckets.require(DEFAULT_BUCKET if name is None else name)
+    if flag_of(request, "deleted"):
+        if delimiter:
+            raise BadRequest("the trash is listed without a delimiter")
+        return list_trash(service, request, limit)
+    bucket = bucket_of(service.buckets, request)
     page = list_page(
         service.store,
         bucket,

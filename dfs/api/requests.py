@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from dfs.api.known import Buckets
 from dfs.errors import BadIndex, BadRequest
-from dfs.model import is_file_id, parse_file_id
+from dfs.model import DEFAULT_BUCKET, is_file_id, parse_file_id
 from dfs.wire.message import Request
 
 _DIGITS = re.compile(r"[0-9]{1,18}\Z")
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
+
+
+def bucket_of(buckets: Buckets, request: Request) -> str:
+    """The optional query parameter `bucket`, a bucket that exists. Raises NotFound, BadPath."""
+    name = request.query.get("bucket")
+    return buckets.require(DEFAULT_BUCKET if name is None else name)
 
 
 def file_id_of(request: Request) -> str:

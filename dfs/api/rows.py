@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dfs.errors import Gone, NotFound, Unavailable
-from dfs.metadata.contract import MetadataStore, OutcomeUnknown, PutShort, StepsRefused
+from dfs.metadata.contract import MetadataStore, OutcomeUnknown, StepsRefused
+from dfs.metadata.steps import PutShort
 from dfs.model import ChunkReplica
 
 _TRIES = 3

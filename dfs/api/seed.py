@@ -26,8 +26,8 @@ from dfs.errors import (
     NotFinalized,
     NotFound,
 )
-from dfs.metadata.contract import PutShort
 from dfs.metadata.operations import begin_upload, commit_file, find_commit
+from dfs.metadata.steps import PutShort
 from dfs.model import (
     DEFAULT_BUCKET,
     MAX_PATH_BYTES,

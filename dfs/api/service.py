@@ -15,6 +15,9 @@ from dfs.cluster.read import ChunkSource
 from dfs.cluster.replicate import Replicator
 from dfs.metadata.contract import MetadataStore
 from dfs.model import ClusterInfo
+from dfs.repair.auditrunner import AuditRunner
+from dfs.repair.leader import Leader
+from dfs.repair.nodelife import NodeLife
 from dfs.settings import ApiSettings
 from dfs.wire.buffers import BufferPool
 
@@ -36,6 +39,9 @@ class Service:
     chunk_calls: ThreadPoolExecutor
     buckets: Buckets
     shapes: Shapes
+    audit: AuditRunner
+    nodelife: NodeLife
+    repair: Leader
 
     @property
     def required_copies(self) -> int:

@@ -36,7 +36,7 @@ from dfs.errors import (
     TooManyChunks,
     Unknown,
 )
-from dfs.metadata.contract import OutcomeUnknown, PutShort
+from dfs.metadata.contract import OutcomeUnknown
 from dfs.metadata.operations import (
     Committed,
     Precondition,
@@ -45,6 +45,7 @@ from dfs.metadata.operations import (
     discard_upload,
     touch_upload,
 )
+from dfs.metadata.steps import PutShort
 from dfs.model import ChunkReplica, FileRecord
 from dfs.wire.body import Body
 from dfs.wire.buffers import Buffer

@@ -6,15 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import groupby
 
-from dfs.metadata.contract import (
-    MAX_STEPS,
-    CheckFile,
-    MetadataStore,
-    OutcomeUnknown,
-    RemoveReplica,
-    RemoveShort,
-    Step,
-)
+from dfs.metadata.contract import MetadataStore, OutcomeUnknown
+from dfs.metadata.steps import MAX_STEPS, CheckFile, RemoveReplica, RemoveShort, Step
 from dfs.model import FileState
 
 _DELETING = frozenset({FileState.DELETING})

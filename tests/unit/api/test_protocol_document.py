@@ -28,7 +28,7 @@ def test_every_endpoint_of_the_api_is_described() -> None:
 
 
 def test_every_endpoint_of_a_node_is_described() -> None:
-    table = node_routes("n", "c", *[Mock() for _ in range(6)])
+    table = node_routes("n", "c", *[Mock() for _ in range(8)])
     assert documented(_NODE) == {(route.method, route.pattern.replace("+}", "}")) for route in table}
 
 
