@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	if "$$p" -c 'import sys, sqlite3, ssl; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	then command -v "$$p"; break; fi; done)
 
-.PHONY: help venv test test-long bench lint deps clean
+.PHONY: help venv test test-long bench simulate lint deps clean
 
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /make \1 - /p' Makefile
@@ -35,6 +35,9 @@ test-long: venv  ## the slow sweeps, and big files (hours)
 
 bench: venv  ## figures beside nginx's and the machine's (PEERS=1: SeaweedFS's and Swift's too): bench.json, bench.svg, tables
 	$(RUN) -m tests.bench $(if $(filter 1,$(PEERS)),--peers) --json bench.json --svg bench.svg $(BENCH)
+
+simulate: venv  ## a thousand nodes in virtual time: balance, time to repair, probability of loss (docs/durability.md)
+	$(RUN) -m tests.sim
 
 deps:  ## (root, apt) what tests want from the system
 	@sh tests/support/deps.sh
