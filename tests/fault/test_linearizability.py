@@ -1,4 +1,4 @@
-"""T9: concurrent puts, conditional puts, reads, deletes and moves on the same paths are linearizable.
+"""T9: concurrent puts, conditional puts, reads, deletes, moves and restores on the same paths are linearizable.
 
 Eight clients against two API servers work on pairs of paths, so that a move stays within one
 history. Every history is searched for an order of atomic operations that explains it. A time-out
@@ -37,8 +37,9 @@ CLIENTS = 8
 OPERATIONS = 6
 SEED = int(os.environ.get("LINEAR_SEED", "20261122"))
 
-State = tuple[str | None, str | None]
-"""The file ids that the two paths of a pair show."""
+Trash = frozenset[tuple[int, str]]
+State = tuple[str | None, str | None, Trash]
+"""The file ids that the two paths of a pair show, and which left which path for the trash."""
 
 
 def step(state: State, event: Event) -> Iterable[State]:
@@ -54,25 +55,50 @@ def step(state: State, event: Event) -> Iterable[State]:
             return [state] if result in (404, None) else []
         if state[1] is not None and not overwrite:
             return [state] if result in (412, None) else []
-        return [(None, state[0])] if result in (200, None) else []
+        return [(None, state[0], thrown(state, 1))] if result in (200, None) else []
+    if verb in ("restore", "purge"):
+        return out_of_trash(state, verb, (int(str(rest[0])), str(rest[1])), result)
     side, condition = int(str(rest[0])), rest[1]
     here = state[side]
     if verb == "put":
         new = str(rest[2])
         allowed = condition is None or (here is None if condition == "*" else here == condition)
-        after = (new, state[1]) if side == 0 else (state[0], new)
+        after = shows(state, side, new, thrown(state, side))
         good = 201
     else:
         if here is None and result == 404:
             return [state]
         allowed = here is not None and condition in (None, here)
-        after = (None, state[1]) if side == 0 else (state[0], None)
+        purged = bool(rest[2])
+        after = shows(state, side, None, state[2] if purged else thrown(state, side))
         good = 204
     if result is None:
         return [after] if allowed else [state]
     if allowed:
         return [after] if result == good else []
     return [state] if result == 412 else []
+
+
+def thrown(state: State, side: int) -> Trash:
+    """The trash when the path of `side` shows its file no more."""
+    here = state[side]
+    return state[2] if not isinstance(here, str) else state[2] | {(side, here)}
+
+
+def shows(state: State, side: int, file_id: str | None, trash: Trash) -> State:
+    """The state in which the path of `side` shows the file."""
+    return (file_id, state[1], trash) if side == 0 else (state[0], file_id, trash)
+
+
+def out_of_trash(state: State, verb: str, which: tuple[int, str], result: object) -> list[State]:
+    """Restore and purge. Who finds the path taken and the file gone may be told either."""
+    side, file_id = which
+    missing, taken = which not in state[2], verb == "restore" and state[side] is not None
+    if missing or taken:
+        return [state] if result is None or (missing and result == 404) or (taken and result == 412) else []
+    rest = state[2] - {which}
+    after = shows(state, side, file_id, rest) if verb == "restore" else (state[0], state[1], rest)
+    return [after] if result in (200 if verb == "restore" else 204, None) else []
 
 
 class Worker:
@@ -100,7 +126,9 @@ class Worker:
     def _one(self) -> None:
         chooser = self._random
         side = chooser.randrange(2)
-        verb = chooser.choice(("put", "put", "put", "get", "get", "delete", "move"))
+        verb = chooser.choice(("put", "put", "put", "get", "get", "delete", "delete", "move", "restore", "restore", "purge"))
+        if verb in ("restore", "purge") and not self._seen:
+            verb = "put"
         path = self._paths[side]
         op_id = str(uuid.UUID(int=chooser.getrandbits(128), version=4))
         headers = {"X_Dfs_Op": op_id}
@@ -115,12 +143,20 @@ class Worker:
                 action = ("move", overwrite)
                 query = {"move_to": self._paths[1]} | ({"overwrite": "1"} if overwrite else {})
                 answer = self._caller.file("POST", self._paths[0], query=query, **headers)
+            elif verb == "restore":
+                file_id = chooser.choice(self._seen[-3:])
+                action = ("restore", side, file_id)
+                answer = self._caller.file("POST", path, query={"restore": file_id}, **headers)
+            elif verb == "purge":
+                file_id = chooser.choice(self._seen[-3:])
+                action = ("purge", side, file_id)
+                answer = self._caller.file("DELETE", path, query={"purge": "1", "file_id": file_id}, **headers)
             elif verb == "delete":
-                condition = self._condition()
-                action = ("delete", side, condition)
+                condition, purged = self._condition(), chooser.random() < 0.4
+                action = ("delete", side, condition, purged)
                 if condition:
                     headers["If_Match"] = f'"{condition}"'
-                query = {"purge": "1"} if chooser.random() < 0.5 else {}
+                query = {"purge": "1"} if purged else {}
                 answer = self._caller.file("DELETE", path, query=query, **headers)
             else:
                 condition = "*" if chooser.random() < 0.3 else self._condition()
@@ -220,16 +256,17 @@ def test_concurrent_operations_on_paths_are_linearizable_and_leave_no_orphans(
         cluster = running.enter_context(Cluster(tmp_path, environ=environ))
         cluster.add_api()
         ports = [api.port for api in cluster.apis]
-        wins = 0
+        wins = restored = 0
         for number in range(pairs):
             name, history = _pair(number, ports)
             assert len(history) == CLIENTS * OPERATIONS + 2
             wins += sum(event.result in (200, 201, 204) for event in history)
-            initial: State = (None, None)
+            restored += sum((event.action[0], event.result) == ("restore", 200) for event in history)
+            initial: State = (None, None, frozenset())
             if not explains(history, initial, step):
                 told = "\n".join(map(str, sorted(history, key=lambda event: event.start)))
                 pytest.fail(f"{name} (seed {SEED}) is not linearizable:\n{told}")
-        assert wins > pairs * CLIENTS, "too few operations took effect to prove anything"
+        assert wins > pairs * CLIENTS and restored >= pairs / 5, "too few operations took effect to prove anything"
         caller = cluster.caller()
         for number in range(pairs):
             for side in "ab":

@@ -23,12 +23,14 @@ import pytest
 
 from dfs.errors import ConditionFailed, DfsError, Gone, NotFound, Unavailable
 from dfs.metadata import operations
-from dfs.metadata.contract import ChangeFile, GcKind, MetadataStore, StepsRefused
+from dfs.metadata.contract import GcKind, MetadataStore
 from dfs.metadata.dynamo import open_dynamo
 from dfs.metadata.operations import ALWAYS, Precondition
 from dfs.metadata.sqlite import SqliteStore
 from dfs.metadata.sqlite_file import SqliteFile
+from dfs.metadata.trashlist import trash_page
 from dfs.model import FileState, Head
+from dfs.repair.purge import discard
 from dfs.settings import CommonSettings, load
 from tests.support.fakes.chaos_dynamo import CALM, ChaosClient, Rates, Weather
 from tests.support.fakes.chaos_sqlite import random_faults
@@ -133,7 +135,11 @@ class Client:
                 self.delete()
             elif chance < 0.3:
                 self.move()
+            elif chance < 0.45:
+                self.restore()
             elif chance < 0.5:
+                self.purge()
+            elif chance < 0.65:
                 # The client was told, but its connection broke: it asks once more.
                 self.rng.choice(self.again)()
 
@@ -203,6 +209,37 @@ class Client:
         if done is not None:
             self.history.moved.append((op_id, done))
 
+    def restore(self) -> None:
+        """A file that somebody deleted, or the latest of a path; to another path now and then."""
+        path, op_id, now = self.rng.choice(self.paths), uuid.uuid4().hex, self.now
+        to = self.rng.choice(self.paths) if self.rng.random() < 0.3 else None
+        which = operations.LATEST
+        if self.history.deleted and self.rng.random() < 0.6:
+            head = self.rng.choice(self.history.deleted[-20:])[1]
+            path, which = head.path, head.file_id
+
+        def attempt() -> Head:
+            return operations.restore_path(
+                self.store, "default", path, which, now, to=to, op_id=op_id, pause=lambda _: None
+            )
+
+        head = self.tell(attempt)
+        if head is not None:
+            self.history.restored.append((op_id, head))
+
+    def purge(self) -> None:
+        """A file that somebody deleted goes for good."""
+        if not self.history.deleted:
+            return
+        gone, op_id, now = self.rng.choice(self.history.deleted[-20:])[1], uuid.uuid4().hex, self.now
+
+        def attempt() -> Head:
+            return operations.purge_trashed(self.store, "default", gone.path, gone.file_id, now, op_id=op_id)
+
+        head = self.tell(attempt)
+        if head is not None:
+            self.history.purged.append((op_id, head))
+
     def tell(self, attempt: Callable[[], T], *, repeatable: bool = True) -> T | None:
         """The result, None when it was refused; a repeat is answered likewise, whatever came since."""
 
@@ -227,7 +264,7 @@ def run_threads(work: list[Callable[[], object]]) -> None:
             future.result()
 
 
-def test_commits_moves_and_deletes_under_chaos_have_one_winner_and_no_false_failure(
+def test_commits_moves_deletes_and_restores_under_chaos_have_one_winner_and_no_false_failure(
     stores: Stores, rng: random.Random
 ) -> None:
     store, clear = stores
@@ -248,6 +285,7 @@ def test_commits_moves_and_deletes_under_chaos_have_one_winner_and_no_false_fail
     assert {"lost", "refused"} <= injected.keys() or {"lost_after", "late", "conflict"} <= injected.keys()
     assert len(history.committed) + len(history.refused) == commits // THREADS * THREADS
     assert history.committed and history.refused and history.deleted and history.moved
+    assert history.restored and history.purged
     audit(store, history)
     check_index(store, history)
 
@@ -261,23 +299,17 @@ class Sweeper:
         self.stop = threading.Event()
 
     def run(self) -> None:
+        after: str | None = None
         while not self.stop.is_set():
             try:
-                for entry in self.store.gc_entries("trashed#default", limit=5):
-                    self.sweep(entry.id)
+                page = self.store.gc_entries("trashed#default", after=after, limit=8)
+                after = page[-1].key if page else None
+                due = [entry for entry in page if entry.id[-1] in "0123"]  # of the others somebody else disposes
+                self.swept += len(discard(self.store, due, NOW))
+                for record in trash_page(self.store, "default", limit=8).records:
+                    assert record.state is FileState.TRASHED
             except Unavailable:
                 continue
-
-    def sweep(self, file_id: str) -> None:
-        record = self.store.get_file(file_id)
-        if record is None or record.state is not FileState.TRASHED:
-            return
-        gone = {"state": FileState.DELETING, "touched_at": NOW}
-        try:
-            self.store.transact([ChangeFile(file_id, frozenset({FileState.TRASHED}), gone)])
-        except StepsRefused:
-            return
-        self.swept += 1
 
 
 def check_index(store: MetadataStore, history: History) -> None:

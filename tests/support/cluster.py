@@ -213,6 +213,11 @@ class Cluster:
         node.start()
         return node
 
+    def keep_ports(self) -> None:
+        """Have every server come back on the port it has now, so that clients find it again."""
+        for server in [*self.apis, *self.nodes]:
+            server.environ["DFS_API_PORT" if server in self.apis else "NODE_PORT"] = str(server.port)
+
     def node(self, node_id: str) -> Server:
         return next(node for node in self.nodes if node.name == node_id)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
+import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,33 +20,48 @@ from dfs import DISK_FORMAT, WIRE_VERSION, process
 from dfs.api.assembly import assemble, make_server
 from dfs.api.service import Service
 from dfs.chunkbatch import BATCH_BYTES, decode_batch
-from dfs.errors import ChecksumMismatch, ChunkConflict, DfsError, Gone, NotFound
+from dfs.errors import (
+    ChecksumMismatch,
+    ChunkConflict,
+    DfsError,
+    Gone,
+    NotFound,
+)
+from dfs.metadata.contract import MetadataStore
 from dfs.metadata.sqlite import SqliteStore
 from dfs.model import AdminState, NodeInfo, NodeStatus
 from dfs.notation import MIB
 from dfs.settings import ApiSettings
+from dfs.wire.client import HttpClient
 from dfs.wire.message import Request, Response, parse_json_object
 from dfs.wire.route import Route
 from dfs.wire.server import HttpServer
 from tests.support.caller import Caller
+from tests.support.memory_upkeep import PIECE, Key, MemoryUpkeep, key_of
 
-PIECE = 256 * 1024
-Key = tuple[str, int]
+QUIET_SETTINGS: dict[str, Any] = {
+    "api_port": 0,
+    "heartbeat_timeout": 600.0,
+    "heartbeat_interval": 60.0,
+    "node_timeout": 5.0,
+    "chunk_size": 64 * 1024,
+    "erase_interval": 3600.0,
+    "repair_interval": 3600.0,
+    "cache_bytes": 0,  # tests spoil what nodes hold and want to see it; those of the cache turn it on
+}
+"""Of a server in which nothing happens by itself while a test looks on."""
 
 
-class MemoryNode:
-    """Chunks in a dict, served like a node serves them. `before` is called with each request first
-    and may raise or wait."""
+class MemoryNode(MemoryUpkeep):
+    """Chunks in a dict, served like a node serves them. `before` is called with each request first,
+    `after` when it has been carried out; both may raise or wait."""
 
     def __init__(self, node_id: str, cluster_id: str) -> None:
-        self.node_id = node_id
+        super().__init__(node_id)
         self._cluster_id = cluster_id
-        self.chunks: dict[Key, bytes] = {}
-        self.sums: dict[Key, str] = {}
-        self.erased: set[str] = set()
         self.noted: list[dict[str, Any]] = []
         self.before: Callable[[Request], None] = lambda request: None
-        self.lock = threading.Lock()
+        self.after: Callable[[Request], None] = lambda request: None
         self.server = self._serve(0)
         self.port = self.server.port
 
@@ -56,6 +71,13 @@ class MemoryNode:
             ("POST", "/store-chunks", self._store_many, BATCH_BYTES),
             ("GET", "/get-chunk", self._get, 0),
             ("POST", "/drop-replica", self._drop, 0),
+            ("POST", "/pull-chunk", self._pull, 4096),
+            ("POST", "/verify-chunk", self._verify_one, 0),
+            ("POST", "/verify-chunks", self._verify_many, 64 * 1024),
+            ("POST", "/set-aside-chunk", self._set_aside, 0),
+            ("GET", "/bad-chunks", self._bad_chunks, 0),
+            ("GET", "/inventory", self._inventory, 0),
+            ("POST", "/look", self._look, 0),
             ("POST", "/erase-files", self._erase, MIB),
             ("POST", "/notes", self._notes, 4 * MIB),
             ("GET", "/healthz", self._healthz, 0),
@@ -68,7 +90,9 @@ class MemoryNode:
     def _hooked(self, handler: Callable[[Request], Response]) -> Callable[[Request], Response]:
         def handle(request: Request) -> Response:
             self.before(request)
-            return handler(request)
+            response = handler(request)
+            self.after(request)
+            return response
 
         return handle
 
@@ -97,13 +121,15 @@ class MemoryNode:
     def kill(self) -> None:
         """Refuse connections from now on."""
         self.server.close()
+        self._http.close()
 
     def revive(self) -> None:
         """Serve again, on the same port."""
+        self._http = HttpClient()
         self.server = self._serve(self.port)
 
     def _store(self, request: Request) -> Response:
-        key = _key(request)
+        key = key_of(request)
         data = request.body.read(64 * MIB)
         checksum = hashlib.sha256(data).hexdigest()
         self._keep(key, data, (request.headers.get("X-Chunk-Checksum") or checksum).lower())
@@ -131,11 +157,17 @@ class MemoryNode:
                 raise Gone("erased")
             if self.sums.get(key, checksum) != checksum:
                 raise ChunkConflict("other bytes are stored")
+            if key not in self.chunks or key in self.corrupt:
+                self.sequences[key] = max(self.sequences.values(), default=0) + 1
+                self.verified.pop(key, None)
+                # Were it old, the rule for records without a row would take it before its row is put.
+                self.created[key] = time.time_ns() // 1_000_000
             self.chunks[key] = data
             self.sums[key] = checksum
+            self.corrupt.discard(key)
 
     def _get(self, request: Request) -> Response:
-        key = _key(request)
+        key = key_of(request)
         data = self.chunks.get(key)
         if data is None:
             raise NotFound("no such chunk")
@@ -151,15 +183,16 @@ class MemoryNode:
         return Response(200, headers, part)
 
     def _drop(self, request: Request) -> Response:
-        with self.lock:
-            self.sums.pop(_key(request), None)
-            return Response.json(200, {"dropped": self.chunks.pop(_key(request), None) is not None})
+        self._check_fence(request)
+        return Response.json(200, {"dropped": self._forget(key_of(request)) is not None})
 
     def _erase(self, request: Request) -> Response:
         file_ids = set(parse_json_object(request.body.read_all(MIB))["file_ids"])
         with self.lock:
             self.erased |= file_ids
-            self.chunks = {key: data for key, data in self.chunks.items() if key[0] not in file_ids}
+            gone = [key for key in self.chunks if key[0] in file_ids]
+        for key in gone:
+            self._forget(key)
         return Response.json(200, {"erased": len(file_ids)})
 
     def _notes(self, request: Request) -> Response:
@@ -171,30 +204,27 @@ class MemoryNode:
         return Response.json(200, {"node_id": self.node_id, "cluster_id": self._cluster_id})
 
 
-def _key(request: Request) -> Key:
-    return str(request.query.get("file_id")), int(request.query.get("chunk_index") or 0)
-
-
 class LocalApi:
-    """An API server of this process over SQLite and memory nodes. Use as a context manager."""
+    """An API server of this process over SQLite and memory nodes. Use as a context manager.
 
-    def __init__(self, directory: Path, *, nodes: int = 3, **settings: Any) -> None:
-        chosen: dict[str, Any] = {
-            "api_port": 0,
-            "heartbeat_timeout": 600.0,
-            "heartbeat_interval": 60.0,
-            "node_timeout": 5.0,
-            "chunk_size": 64 * 1024,
-            "erase_interval": 3600.0,
-            "cache_bytes": 0,  # tests spoil what nodes hold and want to see it; those of the cache turn it on
-            "metadata_url": f"sqlite:///{directory / 'metadata.sqlite'}",
-        }
-        self.settings = ApiSettings(**(chosen | settings))
+    `open_store` and `make_node` let a test put something else in the place of either."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        nodes: int = 3,
+        open_store: Callable[[str], MetadataStore] = SqliteStore,
+        make_node: Callable[[str, str], MemoryNode] = MemoryNode,
+        **settings: Any,
+    ) -> None:
+        url = {"metadata_url": f"sqlite:///{directory / 'metadata.sqlite'}"}
+        self.settings = ApiSettings(**(QUIET_SETTINGS | url | settings))
         self._closing = ExitStack()
-        store = SqliteStore(str(directory / "metadata.sqlite"))
+        store = open_store(str(directory / "metadata.sqlite"))
         self._closing.callback(store.close)
         cluster = store.create()
-        self.nodes = [MemoryNode(f"node{number}", cluster.cluster_id) for number in range(1, nodes + 1)]
+        self.nodes = [make_node(f"node{number}", cluster.cluster_id) for number in range(1, nodes + 1)]
         for node in self.nodes:
             self._closing.callback(node.kill)
             store.register_node(node.info())
@@ -236,7 +266,6 @@ class LocalApi:
         from dfs.cluster.calls import NodeCalls
         from dfs.metadata.lease import LeaseHolder
         from dfs.repair.eraser import Eraser
-        from dfs.wire.client import HttpClient
 
         http = HttpClient()
         calls = NodeCalls(http, self.service.cluster.cluster_id, 5.0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -25,3 +28,19 @@ def linux() -> None:
     """Skips the test where there is no Linux `/proc`."""
     if sys.platform != "linux":
         pytest.skip("needs the /proc of Linux; to run: make test on Linux")
+
+
+def many_loopback_addresses() -> None:
+    """Skips the test where only 127.0.0.1 is an address of this machine (macOS)."""
+    if sys.platform != "linux":
+        pytest.skip("needs a loopback with more than one address; to run: make test on Linux")
+
+
+def mounts() -> None:
+    """Skips the test where no file system can be mounted."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("needs to mount a small file system; to run: make test on Linux, as root")
+    with tempfile.TemporaryDirectory() as directory:
+        tried = ["unshare", "--mount", "mount", "-t", "tmpfs", "-o", "size=64k", "dfs-test", directory]
+        if shutil.which("unshare") is None or subprocess.run(tried, capture_output=True).returncode:
+            pytest.skip("needs to mount a small file system; to run: make test where mount is allowed")
