@@ -16,6 +16,7 @@ from tests.support.load import Load
 from tests.support.operators import Operator
 
 SIZES = (1_000, 10_000, 60_000, 250_000)
+LONGEST_SECONDS = 1800.0
 
 
 def measure(directory: Path, *, files: int, seconds: int, mbps: int) -> tuple[float, float, int]:
@@ -30,7 +31,7 @@ def measure(directory: Path, *, files: int, seconds: int, mbps: int) -> tuple[fl
             before = load.rate(1, load.seconds())
             operator.run("drain", "node2")
             began = load.seconds()
-            operator.wait_state("node2", "drained")
+            operator.wait_state("node2", "drained", LONGEST_SECONDS)
             ended = load.seconds()
         load.assert_clean()
         return before, load.rate(began + 1, ended), ended - began

@@ -94,7 +94,5 @@ class Operator:
         now = time.time_ns() // 1_000_000
         eventually(lambda: self.repair().get("whole_at", 0) > now, "repair says that all is well", REPAIR_SECONDS)
 
-    def wait_state(self, node_id: str, state: str) -> None:
-        eventually(
-            lambda: self.node(node_id).get("admin_state") == state, f"{node_id} is {state}", REPAIR_SECONDS
-        )
+    def wait_state(self, node_id: str, state: str, seconds: float = REPAIR_SECONDS) -> None:
+        eventually(lambda: self.node(node_id).get("admin_state") == state, f"{node_id} is {state}", seconds)
