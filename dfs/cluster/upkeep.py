@@ -6,7 +6,8 @@ nothing meanwhile, so the caller's deadline alone bounds them. Every call is saf
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -56,12 +57,17 @@ class BadPage:
     next: tuple[str, int] | None
 
 
+Turn = Callable[[NodeInfo, NodeInfo, Deadline], AbstractContextManager[None]]
+
+
 class UpkeepCalls:
     """The calls. Thread-safe. Raise what `NodeCalls` raise: the node's own answer as the DfsError it
     stands for, NodeFailed, Busy; and Fenced where a fence is given."""
 
-    def __init__(self, calls: NodeCalls) -> None:
+    def __init__(self, calls: NodeCalls, turn: Turn = lambda target, source, deadline: nullcontext()) -> None:
+        """`turn` is had, between a target and a source, for as long as a pull takes; it may wait and raise."""
         self._calls = calls
+        self._turn = turn
 
     def pull(
         self,
@@ -81,23 +87,24 @@ class UpkeepCalls:
 
         Raises NoReplica when the source is at fault; ChunkConflict, Gone, NodeFull, StoreReadOnly of
         the target."""
-        answer = self._calls.ask(
-            target,
-            "POST",
-            _at("/pull-chunk", file_id, chunk_index),
-            deadline=deadline,
-            headers=_fenced(fence),
-            json_body={
-                "node_id": source.node_id,
-                "address": source.address,
-                "port": source.port,
-                "checksum": checksum,
-                "length": length,
-                "chunk_size": chunk_size,
-                "file_size": file_size,
-            },
-            patient=True,
-        )
+        with self._turn(target, source, deadline):
+            answer = self._calls.ask(
+                target,
+                "POST",
+                _at("/pull-chunk", file_id, chunk_index),
+                deadline=deadline,
+                headers=_fenced(fence),
+                json_body={
+                    "node_id": source.node_id,
+                    "address": source.address,
+                    "port": source.port,
+                    "checksum": checksum,
+                    "length": length,
+                    "chunk_size": chunk_size,
+                    "file_size": file_size,
+                },
+                patient=True,
+            )
         said = (answer.get("node_id"), answer.get("checksum"), answer.get("length"))
         if said != (target.node_id, checksum, length):
             raise NodeFailed(target.node_id, "it acknowledged something else than it was to pull", sent=True)

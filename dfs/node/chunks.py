@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from dfs.errors import (
     ChecksumMismatch,
@@ -30,25 +31,23 @@ BUFFER_SECONDS = 4.0
 """Longest wait for memory before 503 busy: below the 5 s after which callers choose another node."""
 
 
-class ChunkEndpoints:
-    """Handlers of one node's chunk calls. `on_refused` is told when the disk refused a store."""
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What the calls that store chunks work with. `on_refused` is told when the disk refused a store."""
 
-    def __init__(
-        self,
-        node_id: str,
-        store: ChunkStore,
-        standing: Standing,
-        buffers: BufferPool,
-        *,
-        max_chunk_size: int,
-        on_refused: Callable[[], None],
-    ) -> None:
-        self._node_id = node_id
-        self._store = store
-        self._standing = standing
-        self._buffers = buffers
-        self._max_chunk_size = max_chunk_size
-        self._on_refused = on_refused
+    node_id: str
+    store: ChunkStore
+    standing: Standing
+    buffers: BufferPool
+    max_chunk_size: int
+    on_refused: Callable[[], None]
+
+
+class ChunkEndpoints:
+    """Handlers of one node's chunk calls."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
 
     def store(self, request: Request) -> Response:
         """PUT|POST /store-chunk: durable on this disk when the answer is 201."""
@@ -57,16 +56,16 @@ class ChunkEndpoints:
         length = request.body.length
         if length is None or "Content-Length" not in request.headers:
             raise LengthRequired("a chunk must come with its Content-Length")
-        if length > self._max_chunk_size:
-            raise PayloadTooLarge(f"a chunk has at most {self._max_chunk_size} bytes here, this one has {length}")
+        if length > self._intake.max_chunk_size:
+            raise PayloadTooLarge(f"a chunk has at most {self._intake.max_chunk_size} bytes here, this one has {length}")
         checksum = parameters.single_header(request.headers, "X-Chunk-Checksum")
         checksum = None if checksum is None else parse_sha256(checksum, "X-Chunk-Checksum")
         limit = parameters.SIZE_LIMIT
         chunk_size = parameters.header_number(request.headers, "X-Dfs-Chunk-Size", max(1, length), limit)
         file_size = parameters.header_number(request.headers, "X-Dfs-File-Size", length, limit)
         crcs = parameters.piece_crcs(request.headers, length)
-        self._standing.check_takes_chunks()
-        with self._buffers.acquire(length, BUFFER_SECONDS) as buffer:
+        self._intake.standing.check_takes_chunks()
+        with self._intake.buffers.acquire(length, BUFFER_SECONDS) as buffer:
             receive(request.body, buffer.view, crcs)
             stored = self.put(
                 file_id, chunk_index, buffer.view, checksum, chunk_size or max(1, length), file_size, crcs
@@ -86,7 +85,7 @@ class ChunkEndpoints:
         """Store bytes durably; a disk that refuses is reported to the registry at once. `piece_crcs`
         have been compared with the bytes (see `ChunkStore.put`)."""
         try:
-            return self._store.put(
+            return self._intake.store.put(
                 file_id,
                 chunk_index,
                 data,
@@ -96,25 +95,25 @@ class ChunkEndpoints:
                 piece_crcs=piece_crcs,
             )
         except (NodeFull, StoreReadOnly):
-            self._on_refused()
+            self._intake.on_refused()
             raise
 
     def stored(self, chunk: StoredChunk) -> Response:
         """The answer to a call that left `chunk` durably here."""
         text = (  # nothing in it needs escaping
-            f'{{"node_id":"{self._node_id}","file_id":"{chunk.file_id}","chunk_index":{chunk.chunk_index},'
+            f'{{"node_id":"{self._intake.node_id}","file_id":"{chunk.file_id}","chunk_index":{chunk.chunk_index},'
             f'"checksum":"{chunk.checksum}","length":{chunk.length}}}\n'
         )
         return Response(201, _JSON, text.encode())
 
     def verify(self, request: Request) -> Response:
         """POST /verify-chunk: re-read every byte from the disk."""
-        chunk = self._store.verify(*parameters.chunk_key(request.query))
+        chunk = self._intake.store.verify(*parameters.chunk_key(request.query))
         return Response.json(200, {"checksum": chunk.checksum, "length": chunk.length})
 
     def drop(self, request: Request) -> Response:
         """POST /drop-replica: this replica goes, another may come back."""
-        return Response.json(200, {"dropped": self._store.drop(*parameters.chunk_key(request.query))})
+        return Response.json(200, {"dropped": self._intake.store.drop(*parameters.chunk_key(request.query))})
 
 
 def receive(body: Body, view: memoryview, crcs: tuple[int, ...] | None) -> None:

@@ -16,7 +16,7 @@ from dfs.model import AdminState, ClusterInfo, NodeInfo, NodeStatus
 from dfs.node import identity, imds, ports
 from dfs.node.batch import BatchEndpoint
 from dfs.node.bulk import BulkEndpoints
-from dfs.node.chunks import ChunkEndpoints
+from dfs.node.chunks import ChunkEndpoints, Intake
 from dfs.node.disk import open_disk
 from dfs.node.fence import Fences
 from dfs.node.health import HealthEndpoints
@@ -132,13 +132,9 @@ def make_server(
     """The node's HTTP server on `listener`, not started."""
     node_id, max_chunk_size = registration.node.node_id, settings.max_chunk_size
     buffers = BufferPool(settings.buffer_bytes, most_waiting=settings.max_workers * 3 // 4)
-    chunks = ChunkEndpoints(
-        node_id, store, standing, buffers, max_chunk_size=max_chunk_size, on_refused=registration.look
-    )
+    intake = Intake(node_id, store, standing, buffers, max_chunk_size, on_refused=registration.look)
+    chunks = ChunkEndpoints(intake)
     pull = PullEndpoint(cluster_id, chunks, store, standing, buffers, http, max_chunk_size=max_chunk_size)
-    batch = BatchEndpoint(
-        node_id, store, standing, buffers, max_chunk_size=max_chunk_size, on_refused=registration.look
-    )
     health = HealthEndpoints(cluster_id, registration, standing, scrubber)
     upkeep = UpkeepEndpoints(node_id, store, standing, registration, scrubber)
     server = HttpServer(
@@ -147,7 +143,7 @@ def make_server(
             node_id,
             cluster_id,
             chunks,
-            batch,
+            BatchEndpoint(intake),
             ReadEndpoint(node_id, store),
             pull,
             BulkEndpoints(store),

@@ -4,40 +4,27 @@ side, and none is flooded because it happens to be wanted by all."""
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dfs import errors
-from dfs.cluster.calls import NodeCalls
-from dfs.cluster.upkeep import Fence, UpkeepCalls
 from dfs.model import NodeInfo
 from dfs.wire.deadline import Deadline
 
 PULLS_PER_NODE = 2
 
 
-class GatedCalls(UpkeepCalls):
-    """Upkeep calls whose pulls wait for their turn at the source and at the target."""
+class Gate:
+    """Lets at most `most` copies from each node, and to each node, be under way. Thread-safe."""
 
-    def __init__(self, calls: NodeCalls, most: int = PULLS_PER_NODE) -> None:
-        super().__init__(calls)
+    def __init__(self, most: int = PULLS_PER_NODE) -> None:
         self._most = most
         self._taken: dict[tuple[str, str], int] = {}
         self._freed = threading.Condition()
 
-    def pull(
-        self,
-        target: NodeInfo,
-        source: NodeInfo,
-        file_id: str,
-        chunk_index: int,
-        *,
-        checksum: str,
-        length: int,
-        chunk_size: int,
-        file_size: int | None,
-        fence: Fence | None,
-        deadline: Deadline,
-    ) -> None:
-        """See UpkeepCalls; raises Busy when it is nobody's turn before the deadline."""
+    @contextmanager
+    def turn(self, target: NodeInfo, source: NodeInfo, deadline: Deadline) -> Iterator[None]:
+        """Wait for one's turn at both nodes, and have it; raises Busy when it is nobody's before the deadline."""
         places = (("from", source.node_id), ("to", target.node_id))
         with self._freed:
             free = self._freed.wait_for(
@@ -48,18 +35,7 @@ class GatedCalls(UpkeepCalls):
             for place in places:
                 self._taken[place] = self._taken.get(place, 0) + 1
         try:
-            super().pull(
-                target,
-                source,
-                file_id,
-                chunk_index,
-                checksum=checksum,
-                length=length,
-                chunk_size=chunk_size,
-                file_size=file_size,
-                fence=fence,
-                deadline=deadline,
-            )
+            yield
         finally:
             with self._freed:
                 for place in places:

@@ -23,7 +23,7 @@ from dfs.model import ClusterInfo, Document, NodeInfo
 from dfs.repair import strays
 from dfs.repair.backlog import Mends
 from dfs.repair.crew import Crew
-from dfs.repair.gate import GatedCalls
+from dfs.repair.gate import Gate
 from dfs.repair.hold import Held, Hold
 from dfs.repair.mend import Mender
 from dfs.repair.pace import Pace
@@ -92,7 +92,7 @@ class Leader:
         self._saved_at = self._strays_at = self._looked_at = float("-inf")
         self._thread: threading.Thread | None = None
         if tools is None:
-            upkeep = GatedCalls(calls)
+            upkeep = UpkeepCalls(calls, Gate().turn)
             mender = Mender(
                 store,
                 membership,

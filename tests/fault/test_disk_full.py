@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.cluster import Cluster, eventually
+from tests.support.episodes import play
 from tests.support.filesystem import FileSystem, file_system
 from tests.support.load import Load
 from tests.support.sweep import SEED
@@ -140,18 +140,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_full_disks_refuse_stores_and_nothing_else_and_recover_by_themselves(stage: Stage) -> None:
-    print(f"replay: SEED={SEED} EPISODES={EPISODES}")
-    for number in range(EPISODES):
-        chooser = random.Random(f"{SEED}/{number}")
-        kind = KINDS[number] if number < len(KINDS) else chooser.choice(KINDS)
-        began = time.monotonic()
-        stage.load.mark()
-        kind(stage, chooser)
-        over = time.monotonic()
-        stage.is_back()
-        ended = time.monotonic()
-        print(f"{kind.__name__}: {over - began:.1f} s, back after {ended - over:.1f} s; {stage.load.summary()}")
-    stage.load.stop()
+    play(stage, KINDS, seed=SEED, episodes=EPISODES)
     stage.load.assert_no_errors()
     others = {what for what in stage.load.refusals + stage.load.unsure if not what.startswith("put ")}
     assert not others, f"{others} were refused for want of room"

@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 
 from tests.support import needs
 from tests.support.cluster import Cluster, Server, eventually
+from tests.support.episodes import play
 from tests.support.load import Load
 from tests.support.moto_server import MotoServer
 from tests.support.proxy import BOTH, Proxy, nodes_behind_proxies
@@ -147,17 +147,6 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_acknowledged_writes_outlive_partitions_hanging_processes_and_silent_metadata(stage: Stage) -> None:
-    print(f"replay: SEED={SEED} EPISODES={EPISODES}")
-    for number in range(EPISODES):
-        chooser = random.Random(f"{SEED}/{number}")
-        kind = KINDS[number] if number < len(KINDS) else chooser.choice(KINDS)
-        began = time.monotonic()
-        stage.load.mark()
-        kind(stage, chooser)
-        over = time.monotonic()
-        stage.is_back()
-        ended = time.monotonic()
-        print(f"{kind.__name__}: {over - began:.1f} s, back after {ended - over:.1f} s; {stage.load.summary()}")
-    stage.load.stop()
+    play(stage, KINDS, seed=SEED, episodes=EPISODES)
     stage.load.assert_clean()
     stage.load.verify()

@@ -12,6 +12,7 @@ import pytest
 
 from tests.bench import machine
 from tests.bench.report import Report
+from tests.support import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,9 +45,9 @@ def test_a_short_run_leaves_figures_a_table_and_a_plot(tmp_path: Path) -> None:
     assert "| PUT 1 KiB, 1 client |" in (tmp_path / "b.md").read_text()
 
 
-@pytest.mark.skipif(not machine.PROC.is_dir(), reason="needs /proc to see what is left running")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    needs.linux()
     process = _start(tmp_path, "--seconds", "60", "--only", "PUT 1 KiB, 1 client")
     assert process.stderr is not None
     for line in process.stderr:

@@ -16,6 +16,7 @@ from dfs import process
 from dfs.errors import StartError
 from dfs.node import ports
 from dfs.settings import NodeSettings
+from tests.support import needs
 
 HOST = "127.0.0.1"
 REPOSITORY = Path(process.__file__).parents[1]
@@ -95,11 +96,7 @@ def test_other_refusals_name_the_settings_too(number: int, said: str) -> None:
 
 
 def test_ipv6() -> None:
-    try:
-        probe = socket.create_server(("::1", 0), family=socket.AF_INET6)
-    except OSError:
-        pytest.skip("this machine has no IPv6 loopback")
-    probe.close()
+    needs.ipv6()
     with listen("::1", 0) as server:
         assert server.family == socket.AF_INET6
 

@@ -57,6 +57,16 @@ def test_before_create_the_error_names_the_setting_and_the_command(bare: Metadat
     with pytest.raises(Unavailable, match="create-tables"):
         bare.heartbeat(a_node())
     with pytest.raises(Unavailable, match="create-tables"):
+        bare.set_admin_state(a_node(), AdminState.ACTIVE, at=NOW, until=0, guard=None, guard_name="nodes")
+    with pytest.raises(Unavailable, match="create-tables"):
+        bare.forget_node(a_node())
+    with pytest.raises(Unavailable, match="create-tables"):
+        bare.read_document("nodes")
+    with pytest.raises(Unavailable, match="create-tables"):
+        bare.write_document("nodes", {}, None)
+    with pytest.raises(Unavailable, match="create-tables"):
+        list(bare.scan_rows())
+    with pytest.raises(Unavailable, match="create-tables"):
         bare.put_bucket(Bucket("logs", NOW))
     with pytest.raises(Unavailable, match="create-tables"):
         bare.list_nodes()

@@ -23,6 +23,7 @@ import pytest
 from dfs.chunkbatch import NewChunk, encode_batch
 from dfs.metadata.sqlite import SqliteStore
 from dfs.model import AdminState, NodeInfo, NodeStatus
+from tests.support import needs
 from tests.support.caller import Answer, Caller
 from tests.support.cluster import ROOT, DidNotStart, Server, eventually
 from tests.support.imds import ImdsServer
@@ -487,8 +488,8 @@ def test_a_row_that_vanished_is_put_again(lab: Lab) -> None:
     assert call(node, "GET", "/readyz").status == 200
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit (Linux)")
 def test_a_disk_that_fails_again_and_again_ends_the_node_and_loses_nothing(lab: Lab) -> None:
+    needs.linux()
     node, file_id = lab.started("n1"), new_id()
     call(node, "PUT", chunk(file_id), b"abc")
     # No file of the process may grow beyond 1 MiB from now on: a write error, as of a dying disk.

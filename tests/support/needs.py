@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,9 +26,17 @@ def curl() -> str:
 
 
 def linux() -> None:
-    """Skips the test where there is no Linux `/proc`."""
+    """Skips the test of what only Linux has: its `/proc`, `prlimit`, `O_DIRECT`."""
     if sys.platform != "linux":
-        pytest.skip("needs the /proc of Linux; to run: make test on Linux")
+        pytest.skip("needs Linux; to run: make test on Linux")
+
+
+def ipv6() -> None:
+    """Skips the test where nothing can listen on ::1."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("needs an IPv6 loopback; to run: make test where ::1 is an address")
 
 
 def many_loopback_addresses() -> None:

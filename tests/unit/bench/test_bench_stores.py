@@ -18,6 +18,7 @@ from tests.bench.stores.dfs import Dfs, known_settings
 from tests.bench.stores.nginx import find_nginx
 from tests.bench.stores.seaweedfs import PLAIN, SYNCED
 from tests.bench.stores.server import Missing, NotStarted, Program, free_ports, wait_until
+from tests.support import needs
 
 WAITER = "import signal, subprocess, sys; {child}print('up', flush=True); signal.pause()"
 
@@ -149,8 +150,8 @@ def test_settings_are_known_by_asking() -> None:
     assert {"DFS_CHUNK_SIZE", "DFS_VOLUME_SIZE"} <= known_settings()
 
 
-@pytest.mark.skipif(not machine.PROC.is_dir(), reason="no /proc here")
 def test_processes_know_themselves() -> None:
+    needs.linux()
     mine = machine.processes()[os.getpid()]
     assert mine.parent == os.getppid()
     assert mine.rss > 1 << 20

@@ -23,7 +23,7 @@ from dfs.errors import (
 )
 from dfs.model import AdminState
 from dfs.node.batch import BatchEndpoint
-from dfs.node.chunks import ChunkEndpoints
+from dfs.node.chunks import ChunkEndpoints, Intake
 from dfs.node.standing import Standing
 from dfs.store.store import PIECE
 from dfs.wire.buffers import BufferPool
@@ -37,9 +37,9 @@ class Bench:
         self.buffers = BufferPool(memory)
         self.refused = 0
         store: Any = self.store
-        given: dict[str, Any] = {"max_chunk_size": 3 * PIECE, "on_refused": self._count}
-        self.batch = BatchEndpoint("n1", store, self.standing, self.buffers, **given)
-        self.chunks = ChunkEndpoints("n1", store, self.standing, self.buffers, **given)
+        self.intake = Intake("n1", store, self.standing, self.buffers, 3 * PIECE, on_refused=self._count)
+        self.batch = BatchEndpoint(self.intake)
+        self.chunks = ChunkEndpoints(self.intake)
 
     def _count(self) -> None:
         self.refused += 1
@@ -80,7 +80,7 @@ def test_what_is_wrong_with_one_chunk_is_said_of_that_one(bench: Bench) -> None:
 
 
 def test_a_chunk_longer_than_this_node_takes_is_refused_alone(bench: Bench) -> None:
-    bench.batch._max_chunk_size = 4
+    bench.batch = BatchEndpoint(replace(bench.intake, max_chunk_size=4))
     told = bench.send(new(b"12345", 0), new(b"1234", 1), new(b"123456", 2))
     assert told["stored"] == 1
     assert {place: error["status"] for place, error in told["errors"].items()} == {"0": 413, "2": 413}

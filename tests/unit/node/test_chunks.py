@@ -24,7 +24,7 @@ from dfs.errors import (
 )
 from dfs.node import bulk
 from dfs.node.bulk import BulkEndpoints
-from dfs.node.chunks import ChunkEndpoints
+from dfs.node.chunks import ChunkEndpoints, Intake
 from dfs.node.standing import Standing
 from dfs.store.store import PIECE
 from dfs.wire.buffers import BufferPool
@@ -42,7 +42,7 @@ class Bench:
         self.refused = 0
         store: Any = self.store
         self.chunks = ChunkEndpoints(
-            "n1", store, self.standing, self.buffers, max_chunk_size=max_chunk_size, on_refused=self._count
+            Intake("n1", store, self.standing, self.buffers, max_chunk_size, on_refused=self._count)
         )
         self.bulk = BulkEndpoints(store)
 

@@ -12,7 +12,7 @@ import pytest
 
 from dfs.errors import BadRequest, ChunkConflict, CorruptChunk, NodeFull, NoReplica, NotFound, StoreReadOnly
 from dfs.model import AdminState
-from dfs.node.chunks import ChunkEndpoints
+from dfs.node.chunks import ChunkEndpoints, Intake
 from dfs.node.pull import PullEndpoint
 from dfs.node.standing import Standing
 from dfs.store.store import PIECE
@@ -71,7 +71,7 @@ class Bench:
         store: Any = self.store
         http: Any = self
         chunks = ChunkEndpoints(
-            "n1", store, self.standing, self.buffers, max_chunk_size=1 << 20, on_refused=lambda: None
+            Intake("n1", store, self.standing, self.buffers, 1 << 20, on_refused=lambda: None)
         )
         self.endpoint = PullEndpoint(
             "c1", chunks, store, self.standing, self.buffers, http, max_chunk_size=1 << 20

@@ -12,7 +12,7 @@ from dfs.errors import Fenced, WrongNode
 from dfs.model import AdminState
 from dfs.node.batch import BatchEndpoint
 from dfs.node.bulk import BulkEndpoints
-from dfs.node.chunks import ChunkEndpoints
+from dfs.node.chunks import ChunkEndpoints, Intake
 from dfs.node.fence import Fences
 from dfs.node.health import HealthEndpoints
 from dfs.node.pull import PullEndpoint
@@ -47,8 +47,8 @@ class Bench:
             registry, NODE, self.standing, cluster_id="c1", interval=30, on_lost=lambda _: None
         )
         buffers = BufferPool(1 << 20)
-        chunks = ChunkEndpoints("n1", store, self.standing, buffers, max_chunk_size=1024, on_refused=lambda: None)
-        batch = BatchEndpoint("n1", store, self.standing, buffers, max_chunk_size=1024, on_refused=lambda: None)
+        intake = Intake("n1", store, self.standing, buffers, 1024, on_refused=lambda: None)
+        chunks, batch = ChunkEndpoints(intake), BatchEndpoint(intake)
         http: Any = None
         pull = PullEndpoint("c1", chunks, store, self.standing, buffers, http, max_chunk_size=1024)
         scrubber = Scrubber(store, self.standing, mbps=20, period=3600.0, busy=lambda: False)

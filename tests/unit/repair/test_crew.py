@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from dfs import errors
-from dfs.cluster.upkeep import Fence
+from dfs.cluster.upkeep import Fence, UpkeepCalls
 from dfs.metadata.lease import LeaseHolder
 from dfs.metadata.sqlite import SqliteStore
 from dfs.model import Lease
 from dfs.repair.crew import Crew, Job
-from dfs.repair.gate import PULLS_PER_NODE, GatedCalls
+from dfs.repair.gate import PULLS_PER_NODE, Gate
 from dfs.repair.hold import Hold
 from dfs.repair.later import MOST, SLOWEST, Later
 from dfs.wire.deadline import Deadline
@@ -200,7 +200,7 @@ class Network:
         return {"node_id": node.node_id, "checksum": json_body["checksum"], "length": json_body["length"]}
 
 
-def pull(calls: GatedCalls, target: str, source: str, index: int, seconds: float = 30.0) -> None:
+def pull(calls: UpkeepCalls, target: str, source: str, index: int, seconds: float = 30.0) -> None:
     calls.pull(
         info(target), info(source), FILE, index, checksum="0" * 64, length=1, chunk_size=1, file_size=None,
         fence=Fence("repair", 1, 1), deadline=Deadline(seconds),
@@ -209,7 +209,8 @@ def pull(calls: GatedCalls, target: str, source: str, index: int, seconds: float
 
 def test_a_node_gives_and_takes_few_chunks_at_once() -> None:
     network: Any = Network()
-    calls = GatedCalls(network)
+    gate = Gate()
+    calls = UpkeepCalls(network, gate.turn)
     pairs = [("a", "b"), ("a", "c"), ("a", "d"), ("e", "b"), ("f", "b"), ("g", "h")] * 3
     threads = [
         threading.Thread(target=pull, args=(calls, target, source, index))
@@ -226,7 +227,7 @@ def test_a_node_gives_and_takes_few_chunks_at_once() -> None:
     for thread in threads:
         thread.join(30)
     assert set(network.most.values()) <= {1, PULLS_PER_NODE} and not any(network.now.values())
-    assert calls._taken == {}
+    assert gate._taken == {}
 
 
 def test_later_waits_twice_as_long_each_time_up_to_a_limit() -> None:

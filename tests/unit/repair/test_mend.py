@@ -44,6 +44,15 @@ def throw(error: BaseException) -> Callable[[], None]:
     return act
 
 
+def deletion(world: World, file_id: str, purged: bool) -> Callable[[], None]:
+    def delete() -> None:
+        world.set_state(file_id, FileState.DELETING)
+        if purged:
+            world.erase(file_id)
+
+    return delete
+
+
 def check_whole(world: World, key: tuple[str, int]) -> None:
     assert len(world.with_rows(key)) == world.factor
     assert world.with_good(key) == world.with_rows(key)
@@ -576,13 +585,7 @@ def test_a_refused_drop_looks_again() -> None:
 def test_a_file_deleted_at_any_step_of_a_copy_is_gone(call: str, after: bool, purged: bool) -> None:
     world = World()
     file_id = world.file(on="a")
-
-    def delete() -> None:
-        world.set_state(file_id, FileState.DELETING)
-        if purged:
-            world.erase(file_id)
-
-    world.hook = at(call, delete, after=after)
+    world.hook = at(call, deletion(world, file_id, purged), after=after)
     mended = world.mender().mend(file_id, 0)
     # A row that was there before: the file is looked at again and nothing is claimed of it.
     assert mended.outcome is GONE
@@ -597,13 +600,7 @@ def test_a_file_deleted_at_any_step_of_a_copy_is_gone(call: str, after: bool, pu
 def test_a_file_deleted_at_any_step_of_a_drop_is_gone(call: str, after: bool, purged: bool) -> None:
     world = World()
     file_id = world.file(on="abc")
-
-    def delete() -> None:
-        world.set_state(file_id, FileState.DELETING)
-        if purged:
-            world.erase(file_id)
-
-    world.hook = at(call, delete, after=after)
+    world.hook = at(call, deletion(world, file_id, purged), after=after)
     assert world.mender().mend(file_id, 0).outcome is GONE
     if purged:
         assert not world.with_bytes((file_id, 0))

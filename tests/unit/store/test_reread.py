@@ -409,6 +409,25 @@ def test_advice_to_the_page_cache_may_fail(store: ChunkStore, disk: SimDisk) -> 
     assert whole_pass(store) == (3, 0)
 
 
+def test_a_chunk_asked_for_is_verified_whatever_the_page_cache_says(store: ChunkStore, disk: SimDisk) -> None:
+    put(store, 0, b"abc")
+    disk.faults = Faults(1, errno.EINVAL, lasting=True, only=frozenset({"forget_cached"}))
+    assert store.verify(FILE, 0).length == 3
+
+
+def test_a_record_of_which_any_part_cannot_be_read_is_corrupt(store: ChunkStore, disk: SimDisk) -> None:
+    put(store, 0, b"abc")  # three bytes, and padding behind them
+    for number in range(1, 20):
+        disk.faults = faults = Faults(number, errno.EIO, only=frozenset({"read"}))
+        try:
+            store.verify(FILE, 0)
+        except CorruptChunk as error:
+            assert "cannot be read" in error.message or "damaged" in error.message
+        if not faults.hit:
+            break
+    assert number > 3, "header, bytes and padding were read"
+
+
 def test_large_chunks_are_read_piece_by_piece(tmp_path: Path) -> None:
     store = real_store(tmp_path, volume_size=16 << 20)
     data = bytes(range(256)) * 4096 * 3

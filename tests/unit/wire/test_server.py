@@ -15,6 +15,7 @@ from dfs.wire.limits import Limits
 from dfs.wire.message import Request, Response
 from dfs.wire.route import Route
 from dfs.wire.server import HttpServer
+from tests.support import needs
 from tests.unit.wire.conftest import PATIENCE, Raw
 
 Serve = Callable[..., HttpServer]
@@ -687,8 +688,7 @@ def test_a_port_in_use_is_an_error_at_once() -> None:
 
 
 def test_ipv6(serve: Serve) -> None:
-    if not socket.has_ipv6:
-        pytest.skip("no IPv6 here")
+    needs.ipv6()
     server = HttpServer(("::1", 0), [HELLO])
     server.start()
     with socket.create_connection(("::1", server.port), timeout=PATIENCE) as sock:
